@@ -1,0 +1,1 @@
+"""The contracts as public functions, and the toy problem they run on."""

@@ -1,0 +1,1 @@
+"""The vocabulary of the suite; imports nothing else of ours."""

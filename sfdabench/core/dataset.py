@@ -1,0 +1,100 @@
+"""A data set: the authors' files on disk -> cases, images, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from sfdabench.core.errors import DataFault
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a user must know to obtain the data; `tree` is the expected layout, one path a line."""
+
+    title: str
+    licence: str
+    url: str
+    citation: str
+    obtain: str
+    tree: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient image by its paths; nothing is read.
+
+    id: unique within the data set. split: such as "train" or "test".
+    image, label: the files it is made of; no label files for an unlabelled case.
+    cropped: the image is already a region of interest, not the whole frame.
+    """
+
+    id: str
+    split: str
+    image: tuple[Path, ...]
+    label: tuple[Path, ...] = ()
+    cropped: bool = False
+
+
+@dataclass
+class Scan:
+    """Cases found under a root in a stable order, and every fault found on the way."""
+
+    cases: list[Case] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+class Dataset:
+    """One adapter a file. Subclasses fill the class fields and the four methods.
+
+    labels: name -> value in the label map, background 0 included.
+    counts: layout name -> split -> number of cases in the official release.
+    frame_crop: side of the square crop around the disc as a share of the frame's height, for
+        full frames; None where frames are not cropped.
+    """
+
+    card: ClassVar[Card]
+    labels: ClassVar[Mapping[str, int]]
+    counts: ClassVar[Mapping[str, Mapping[str, int]]]
+    frame_crop: ClassVar[float | None] = None
+
+    def scan(self, root: Path) -> Scan:
+        """Find the cases under `root`; never raises for a fault inside it, lists it instead.
+
+        Raises DataFault where `root` is missing or holds no layout of this data set.
+        """
+        raise NotImplementedError
+
+    def read_image(self, case: Case) -> tuple[np.ndarray, tuple[float, ...] | None]:
+        """Image float32 (C, *space) and its spacing in mm, None where unknown.
+
+        RGB images stay on their 0..255 scale. Raises DataFault for a broken file.
+        """
+        raise NotImplementedError
+
+    def read_label(self, case: Case) -> np.ndarray:
+        """Label map uint8 (*space), values as in `labels`.
+
+        Raises DataFault for a broken file, an unknown value, or parts of different size.
+        """
+        raise NotImplementedError
+
+    def phantom(self, root: Path, seed: int) -> None:
+        """Write synthetic cases in the authors' layout, with this data set's look."""
+        raise NotImplementedError
+
+    def cases(self, root: Path) -> list[Case]:
+        """All cases in a stable order. Raises DataFault that lists the faults found."""
+        scan = self.scan(root)
+        if scan.faults:
+            shown = "\n  ".join(scan.faults[:10])
+            more = f"\n  and {len(scan.faults) - 10} more" if len(scan.faults) > 10 else ""
+            raise DataFault(
+                f"{root}: {len(scan.faults)} fault(s) in the data set's files:\n  {shown}{more}"
+            )
+        return scan.cases

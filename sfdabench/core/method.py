@@ -1,0 +1,41 @@
+"""A method: a frozen dataclass of hyper-parameters with its own visible loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sfdabench.core.needs import Needs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sfdabench.core.context import Context
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method, a task or a protocol comes from."""
+
+    title: str
+    venue: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """Fields are the hyper-parameters, each default with its provenance in a comment.
+
+    paper: the publication, None for a control of ours.
+    needs: what it asks for; strictly source-free, label-free and offline by default.
+    smoke: field values that make a run take seconds, for the contract checks.
+    """
+
+    paper: ClassVar[Paper | None] = None
+    needs: ClassVar[Needs] = Needs()
+    smoke: ClassVar[Mapping[str, Any]] = {}
+
+    def adapt(self, context: Context) -> nn.Module:
+        """Return the model to deploy on the target; `context` is all that may be used."""
+        raise NotImplementedError

@@ -1,0 +1,43 @@
+"""What a method asks for beyond unlabelled target images; the default asks for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Change = Literal["parameters", "statistics"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Declared capabilities; the context holds what is declared and nothing else.
+
+    source_data: labelled source images during adaptation (UDA, not source-free).
+    source_stage: the source model must be trained with an extra stage of this method.
+    class_ratio: a prior on the size of each class.
+    target_labels: labels of the target training split (an oracle).
+    online: adapts on the very images it is scored on, in one pass (TTA).
+    heads: output heads it is defined for.
+    network: features the network must have, such as "batch_norm".
+    changes: what it may change of the source model; empty for one that deploys it as it is.
+    """
+
+    source_data: bool = False
+    source_stage: bool = False
+    class_ratio: bool = False
+    target_labels: bool = False
+    online: bool = False
+    heads: tuple[str, ...] = ("sigmoid", "softmax")
+    network: frozenset[str] = frozenset()
+    changes: frozenset[Change] = frozenset({"parameters", "statistics"})
+
+    @property
+    def setting(self) -> str:
+        """The column *setting* of a table."""
+        if self.target_labels:
+            return "supervised"
+        if self.source_data:
+            return "UDA"
+        if self.online:
+            return "TTA"
+        return "SFDA" if self.changes else "none"

@@ -1,0 +1,58 @@
+"""Where data, caches and results live; no path is ever written into a result."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from sfdabench.core.errors import BadInput
+
+
+def cache_root() -> Path:
+    """`SFDABENCH_CACHE`, else the user's cache folder."""
+    given = os.environ.get("SFDABENCH_CACHE")
+    if given:
+        return Path(given).expanduser().resolve()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("sfdabench")
+
+
+def data_root(flag: Path | None) -> Path | None:
+    """The folder of real data: `--data`, else `SFDABENCH_DATA`, else None (phantom).
+
+    Raises BadInput where it is named but does not exist: never a silent fallback to phantoms.
+    """
+    name, given = "--data", flag
+    if given is None and os.environ.get("SFDABENCH_DATA"):
+        name, given = "SFDABENCH_DATA", Path(os.environ["SFDABENCH_DATA"])
+    if given is None:
+        return None
+    root = Path(given).expanduser()
+    if not root.is_dir():
+        raise BadInput(f"{name} {root}: no such folder; give the folder that holds the data sets")
+    return root.resolve()
+
+
+def check_writable(folder: Path, flag: str, need_bytes: int = 0) -> None:
+    """Make `folder` and write to it, before anything is computed.
+
+    Raises BadInput naming `flag` where it cannot be written or has too little room.
+    """
+    import shutil
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise BadInput(f"{flag} {folder}: cannot be written ({error.strerror}); name another") from error
+    free = shutil.disk_usage(folder).free
+    if free < need_bytes:
+        raise BadInput(
+            f"{flag} {folder}: {free / 2**20:.0f} MiB free, about {need_bytes / 2**20:.0f} MiB "
+            "needed; free some or name another folder"
+        )

@@ -1,0 +1,123 @@
+"""Entries found by file name: the folder is the list, and listing it imports nothing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.near import unknown
+
+PACKAGE = Path(__file__).parent.parent
+FOLDERS = {
+    "methods": "methods",
+    "datasets": "datasets",
+    "tasks": "tasks",
+    "networks": "networks",
+    "protocols": "evaluate/protocols",
+}
+_plugins: list[Path] = []
+
+
+def add_plugins(folder: Path) -> None:
+    """Let `folder`/{methods,datasets,tasks,networks,protocols}/NAME.py add entries.
+
+    Raises BadInput where the folder does not exist or holds none of these sub-folders.
+    """
+    folder = Path(folder).resolve()
+    if not any((folder / kind).is_dir() for kind in FOLDERS):
+        raise BadInput(
+            f"--plugins {folder}: no sub-folder {', '.join(FOLDERS)} there; "
+            "an entry is a file such as methods/my_method.py"
+        )
+    if folder not in _plugins:
+        _plugins.append(folder)
+
+
+def _sources(kind: str) -> dict[str, Callable[[], ModuleType]]:
+    """Name -> a function that imports the entry; a name given twice is an error."""
+    folder = FOLDERS[kind]
+    found: dict[str, Callable[[], ModuleType]] = {}
+
+    def put(name: str, load: Callable[[], ModuleType], origin: str) -> None:
+        if name in found:
+            raise BadInput(f"two {kind} are called '{name}' (the second in {origin}): rename one")
+        found[name] = load
+
+    for path in sorted((PACKAGE / folder).glob("[!_]*.py")):
+        dotted = f"sfdabench.{folder.replace('/', '.')}.{path.stem}"
+        put(path.stem, lambda dotted=dotted: importlib.import_module(dotted), str(path))
+    for point in importlib.metadata.entry_points(group=f"sfdabench.{kind}"):
+        put(point.name, lambda point=point: importlib.import_module(point.module), point.value)
+    for root in _plugins:
+        for path in sorted((root / kind).glob("[!_]*.py")):
+            put(path.stem, lambda path=path: _import_file(kind, path), str(path))
+    return found
+
+
+def _import_file(kind: str, path: Path) -> ModuleType:
+    dotted = f"sfdabench_plugins.{kind}.{path.stem}"
+    if dotted in sys.modules and sys.modules[dotted].__file__ == str(path):
+        return sys.modules[dotted]
+    spec = importlib.util.spec_from_file_location(dotted, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[dotted] = module  # dataclasses look their own module up while it is executed
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[dotted]
+        raise
+    return module
+
+
+def names(kind: str) -> list[str]:
+    """All entries of a kind, sorted; imports none of them."""
+    return sorted(_sources(kind))
+
+
+@cache
+def _base(kind: str) -> type:
+    module, name = {
+        "methods": ("method", "Method"),
+        "datasets": ("dataset", "Dataset"),
+        "tasks": ("task", "Task"),
+        "networks": ("network", "Network"),
+        "protocols": ("protocol", "Protocol"),
+    }[kind]
+    return getattr(importlib.import_module(f"sfdabench.core.{module}"), name)
+
+
+def load(kind: str, name: str) -> Any:
+    """The entry: a class for methods, data sets and networks, a value for tasks and protocols.
+
+    Raises BadInput for an unknown name (near ones are named) and for a file that defines not
+    exactly one entry. An error while the file is imported surfaces as it is.
+    """
+    sources = _sources(kind)
+    if name not in sources:
+        raise BadInput(unknown(kind.removesuffix("s"), name, sources))
+    module = sources[name]()
+    base = _base(kind)
+    public = [value for key, value in vars(module).items() if not key.startswith("_")]
+    if kind in ("tasks", "protocols"):
+        entries = [value for value in public if isinstance(value, base)]
+    else:
+        entries = [
+            value
+            for value in public
+            if isinstance(value, type)
+            and issubclass(value, base)
+            and value.__module__ == module.__name__
+        ]
+    if len(entries) != 1:
+        wanted = f"one {base.__name__}" + ("" if kind in ("tasks", "protocols") else " class")
+        raise BadInput(f"{module.__file__}: expected {wanted}, found {len(entries)}")
+    return entries[0]

@@ -1,0 +1,1 @@
+"""STAGE 5: predict, metrics, protocols, aggregate."""

@@ -1,0 +1,1 @@
+"""STAGE 4: one file per method, nothing else."""

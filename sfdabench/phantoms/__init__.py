@@ -1,0 +1,1 @@
+"""Synthetic anatomies that the adapters write in the authors' own layout."""

@@ -1,0 +1,1 @@
+"""What several papers share: losses, teachers, batch-norm statistics, views."""

@@ -1,0 +1,1 @@
+"""STAGE 7: tables from the store; imports no torch."""

@@ -1,0 +1,1 @@
+"""Plan -> runs; one run is stages 3 to 6."""

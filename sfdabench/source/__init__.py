@@ -1,0 +1,1 @@
+"""STAGE 3: recipe -> source model with a content hash."""

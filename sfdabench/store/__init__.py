@@ -1,0 +1,1 @@
+"""STAGE 6: records on disk; imports no torch."""

@@ -1,0 +1,1 @@
+"""STAGE 2: source, target, classes, preprocessing, network, protocols. Values, no code."""
