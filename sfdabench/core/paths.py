@@ -56,3 +56,11 @@ def check_writable(folder: Path, flag: str, need_bytes: int = 0) -> None:
             f"{flag} {folder}: {free / 2**20:.0f} MiB free, about {need_bytes / 2**20:.0f} MiB "
             "needed; free some or name another folder"
         )
+
+
+def shipped(folder: str) -> Path:
+    """One of the data folders (benchmarks, datasets, results): the checkout's, else the wheel's."""
+    package = Path(__file__).parent.parent
+    if (package.parent / "setup.cfg").is_file():
+        return package.parent / folder
+    return package / "shipped" / folder

@@ -1,0 +1,103 @@
+"""One JSON a run and one CSV of per-case scores, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from sfdabench.core.errors import BadInput
+
+SCHEMA = 1
+CASE_COLUMNS = ("protocol", "model", "case", "class", "metric", "value", "undefined")
+REQUIRED = (
+    "schema status task method fields overrides seed profile data recipe scores source_only "
+    "source_sha256 deployed_sha256 device precision"
+).split()
+
+
+def digest(inputs: Mapping[str, Any]) -> str:
+    """Hash of a run's inputs: its name on disk."""
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary neighbour of `path`, moved into its place only when all is on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Readable JSON, atomically; a NaN in it is an error, not a file no parser accepts."""
+    with atomic(path) as file:
+        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+        file.write("\n")
+
+
+def record_path(out: Path, task: str, method: str, key: str) -> Path:
+    """`out`/task/method/first 16 digits of the input hash.json."""
+    return out / task / method / f"{key[:16]}.json"
+
+
+def write_cases(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Per-case scores, one score a row, columns CASE_COLUMNS."""
+    with atomic(path) as file:
+        writer = csv.DictWriter(file, CASE_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """One record. Raises BadInput that names the file where it is cut short or of another schema."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not a whole record ({error}); delete it and run again") from error
+    if not isinstance(record, dict) or "schema" not in record:
+        raise BadInput(f"{path}: not a record of sfdabench; move it out of the results folder")
+    if record["schema"] != SCHEMA:
+        raise BadInput(
+            f"{path}: record schema {record['schema']}, this version reads {SCHEMA}; run again"
+        )
+    missing = [name for name in REQUIRED if name not in record]
+    if missing:
+        raise BadInput(f"{path}: record lacks {', '.join(missing)}; delete it and run again")
+    return record
+
+
+def read_all(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every record below `out` in path order, and a message for each that cannot be read.
+
+    Each record gains `path`, its file relative to `out`. Work folders of unfinished runs are
+    passed over.
+    """
+    records, problems = [], []
+    for path in sorted(out.rglob("*.json")):
+        if any(part.startswith(".") or part.endswith(".work") for part in path.parts):
+            continue
+        try:
+            record = read(path)
+        except BadInput as error:
+            problems.append(str(error))
+            continue
+        record["path"] = str(path.relative_to(out))
+        records.append(record)
+    return records, problems
