@@ -13,20 +13,16 @@ class Needs:
     """Declared capabilities; the context holds what is declared and nothing else.
 
     source_data: labelled source images during adaptation (UDA, not source-free).
-    source_stage: the source model must be trained with an extra stage of this method.
-    class_ratio: a prior on the size of each class.
+    class_ratio: the mean share of the image that each class takes, known from the source.
     target_labels: labels of the target training split (an oracle).
-    online: adapts on the very images it is scored on, in one pass (TTA).
     heads: output heads it is defined for.
     network: features the network must have, such as "batch_norm".
     changes: what it may change of the source model; empty for one that deploys it as it is.
     """
 
     source_data: bool = False
-    source_stage: bool = False
     class_ratio: bool = False
     target_labels: bool = False
-    online: bool = False
     heads: tuple[str, ...] = ("sigmoid", "softmax")
     network: frozenset[str] = frozenset()
     changes: frozenset[Change] = frozenset({"parameters", "statistics"})
@@ -38,6 +34,4 @@ class Needs:
             return "supervised"
         if self.source_data:
             return "UDA"
-        if self.online:
-            return "TTA"
         return "SFDA" if self.changes else "none"

@@ -1,0 +1,249 @@
+"""What a method sees while it adapts: a start model, unlabelled batches, and a loop that resumes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfdabench.core.errors import RunFailed, UndeclaredNeed
+from sfdabench.core.needs import Needs
+from sfdabench.core.seeding import generator
+
+View = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]
+PairedView = Callable[
+    [Tensor, Tensor, Sequence[np.random.Generator]], tuple[Tensor, Tensor]
+]
+
+
+@dataclass
+class Clock:
+    """Where the loop stands; keys the randomness of every view and every shuffle."""
+
+    stage: int = 0
+    epoch: int = -1
+    passes: int = 0
+
+    def start(self, stage: int, epoch: int) -> None:
+        """Begin an epoch."""
+        self.stage, self.epoch, self.passes = stage, epoch, 0
+
+    def tick(self) -> tuple[int, int, int]:
+        """A key for one more pass over the data within this epoch."""
+        self.passes += 1
+        return self.stage, self.epoch, self.passes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Unlabelled images under the views that were asked for, as attributes: `batch.weak`.
+
+    index: (B,) positions in the stream, on the CPU, for banks. ids: B names.
+    Every view is (B, C, H, W) float32 on the device, in the network's intensity range.
+    """
+
+    index: Tensor
+    ids: tuple[str, ...]
+    views: Mapping[str, Tensor]
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self.views[name]
+        except KeyError:
+            raise AttributeError(f"batch has no view '{name}'; asked for: {list(self.views)}") from None
+
+
+@dataclass
+class Stream:
+    """Images of one split; no label is in reach of it.
+
+    images: (N, C, H, W), uint8 on 0..255 or float32; resident on the device where they fit.
+    symmetric: bring 0..255 to -1..1 after the views (x / 127.5 - 1).
+    """
+
+    name: str
+    images: Any
+    ids: tuple[str, ...]
+    device: torch.device
+    seed: int
+    clock: Clock
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        """Move the images to a GPU where they take less than a quarter of what is free there."""
+        if self.device.type == "cuda" and isinstance(self.images, np.ndarray):
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if self.images.nbytes < free / 4:
+                self.images = torch.from_numpy(np.array(self.images)).to(self.device)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.ids)
+
+    def _take(self, index: np.ndarray) -> Tensor:
+        if isinstance(self.images, Tensor):
+            chosen = self.images[torch.from_numpy(index).to(self.images.device)]
+        else:
+            chosen = torch.from_numpy(np.ascontiguousarray(self.images[index]))
+        return chosen.to(self.device, torch.float32)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return images / 127.5 - 1 if self.symmetric else images
+
+    def _chunks(self, size: int, shuffle: bool, key: tuple[int, ...]) -> Iterator[np.ndarray]:
+        order = np.arange(len(self))
+        if shuffle:
+            order = generator(self.seed, self.name, "shuffle", *key).permutation(len(self))
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+    def _generators(
+        self, view: str, key: tuple[int, ...], index: np.ndarray
+    ) -> list[np.random.Generator]:
+        return [generator(self.seed, self.name, view, *key, int(i)) for i in index]
+
+    def batches(self, size: int, *, shuffle: bool = True, **views: View) -> Iterator[Batch]:
+        """One pass in batches of `size`, the last one short where N is no multiple of it."""
+        if not views:
+            raise ValueError("name at least one view, such as batches(8, weak=views.identity)")
+        key = self.clock.tick()
+        for index in self._chunks(size, shuffle, key):
+            images = self._take(index)
+            shown = {
+                name: self._normalise(view(images, self._generators(name, key, index)))
+                for name, view in views.items()
+            }
+            yield Batch(torch.from_numpy(index), tuple(self.ids[i] for i in index), shown)
+
+
+@dataclass
+class LabelledStream(Stream):
+    """A stream with label maps, for source training and for methods that declare labels.
+
+    labels: (N, H, W) uint8. classes: label values of each class, in channel order.
+    """
+
+    labels: Any = None
+    classes: tuple[tuple[int, ...], ...] = ()
+
+    def masks(self, labels: Tensor) -> Tensor:
+        """Label maps (B, H, W) -> one float32 channel a class (B, K, H, W)."""
+        channels = [
+            torch.isin(labels, torch.tensor(values, dtype=labels.dtype, device=labels.device))
+            for values in self.classes
+        ]
+        return torch.stack(channels, dim=1).float()
+
+    def pairs(
+        self, size: int, view: PairedView, *, shuffle: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass of (images (B, C, H, W), masks (B, K, H, W)), both under the same geometry."""
+        key = self.clock.tick()
+        for index in self._chunks(size, shuffle, key):
+            labels = torch.from_numpy(np.ascontiguousarray(self.labels[index])).to(self.device)
+            images, labels = view(self._take(index), labels, self._generators("pair", key, index))
+            yield self._normalise(images), self.masks(labels)
+
+
+class Keeper(Protocol):
+    """Who restores, saves and watches a loop; the runner's, or a check's."""
+
+    def restore(self, stage: int, deploy: nn.Module, state: Mapping[str, Any]) -> int:
+        """Bring back the last saved epoch of this stage, if any; return the next epoch."""
+
+    def end_of_epoch(
+        self, stage: int, epoch: int, count: int, deploy: nn.Module, state: Mapping[str, Any],
+        curves: Mapping[str, list[float]],
+    ) -> None:
+        """Called after each epoch."""
+
+    def step(self, losses: Mapping[str, Tensor]) -> None:
+        """Called for each `context.log`, before the backward pass."""
+
+
+@dataclass
+class Context:
+    """All that a method may use.
+
+    classes: names in channel order. head: "sigmoid" or "softmax".
+    target: the unlabelled target training split.
+    curves: what `log` and `track` were given, one mean an epoch.
+    """
+
+    needs: Needs
+    classes: tuple[str, ...]
+    head: str
+    seed: int
+    device: torch.device
+    start_model: nn.Module
+    target: Stream
+    clock: Clock
+    keeper: Keeper
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    granted: Mapping[str, Any] = field(default_factory=dict)
+    _sums: dict[str, list[Tensor]] = field(default_factory=dict)
+    _stages: int = 0
+
+    def model(self) -> nn.Module:
+        """A new copy of the model that adaptation starts from, in eval mode."""
+        return copy.deepcopy(self.start_model).eval()
+
+    def _grant(self, need: str) -> Any:
+        if not getattr(self.needs, need):
+            raise UndeclaredNeed(f"the method used {need} without declaring needs.{need}=True")
+        return self.granted[need]
+
+    @property
+    def labelled_target(self) -> LabelledStream:
+        """The target training split with its labels; needs `target_labels`."""
+        return self._grant("target_labels")
+
+    @property
+    def source(self) -> LabelledStream:
+        """The labelled source training split; needs `source_data`."""
+        return self._grant("source_data")
+
+    @property
+    def class_ratio(self) -> dict[str, float]:
+        """Mean share of a source image that each class takes; needs `class_ratio`."""
+        return self._grant("class_ratio")
+
+    def epochs(self, count: int, *, deploy: nn.Module, **state: Any) -> Iterator[int]:
+        """Epochs 0..count-1, going on where a killed run stopped, bit for bit.
+
+        deploy: the model that would ship if the run stopped now.
+        state: all else that changes in the loop: modules, optimisers, schedulers, tensors.
+        """
+        stage, self._stages = self._stages, self._stages + 1
+        # A bank may be filled from the clock's randomness before the loop: the restored clock
+        # starts each epoch afresh, so nothing of that survives into it.
+        for epoch in range(self.keeper.restore(stage, deploy, state), count):
+            self.clock.start(stage, epoch)
+            self._sums.clear()
+            yield epoch
+            self._close_epoch(epoch)
+            self.keeper.end_of_epoch(stage, epoch, count, deploy, state, self.curves)
+        self.clock.start(stage, count)
+
+    def _close_epoch(self, epoch: int) -> None:
+        for name, values in self._sums.items():
+            mean = torch.stack(values).mean().item()
+            if not np.isfinite(mean):
+                raise RunFailed(f"{name} is {mean} in epoch {epoch}: the adaptation diverged")
+            self.curves.setdefault(name, []).append(mean)
+
+    def log(self, **losses: Tensor) -> None:
+        """Record losses of this step, before the backward pass; each must carry a gradient."""
+        self.keeper.step(losses)
+        self.track(**losses)
+
+    def track(self, **values: Tensor | float) -> None:
+        """Record quantities that are not trained on, such as a calibration weight."""
+        for name, value in values.items():
+            kept = torch.as_tensor(value).detach().float()
+            self._sums.setdefault(name, []).append(kept.to(self.device))
