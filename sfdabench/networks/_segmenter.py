@@ -1,0 +1,64 @@
+"""What a method calls: a network with its memory format and precision settled."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class Segmenter(nn.Module):
+    """`model(images)` -> float32 logits, whatever the precision inside.
+
+    channels_last: pixels of all channels side by side, 1.5 to 2 times faster where kernels like it.
+    precision: other than "float32" runs the network under autocast; float16 has a narrow range,
+        so whoever trains in it scales the loss.
+    A deep copy is an independent model, as any module's is.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        precision: Precision = "float32",
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.precision = precision
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, K, H, W), float32."""
+        images = images.contiguous(memory_format=self.memory_format)
+        with self._autocast(images):
+            return self.network(images).float()
+
+    def penultimate(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> the features that `classify` turns into logits, float32."""
+        images = images.contiguous(memory_format=self.memory_format)
+        with self._autocast(images):
+            return self._network.penultimate(images).float()
+
+    def classify(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Features of `penultimate` -> logits (B, K, *size), float32."""
+        with self._autocast(features):
+            return self._network.classify(features, size).float()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's own state, under its own names: what a checkpoint holds."""
+        return self.network.state_dict()
+
+    @property
+    def _network(self) -> Any:
+        """Entries that declare "penultimate" have the two methods; nn.Module's type has not."""
+        return cast(Any, self.network)
+
+    def _autocast(self, tensor: Tensor) -> torch.autocast:
+        kind, dtype = tensor.device.type, getattr(torch, self.precision)
+        if dtype == torch.float32:
+            return torch.autocast(kind, enabled=False)
+        return torch.autocast(kind, dtype=dtype)

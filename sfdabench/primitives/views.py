@@ -1,0 +1,224 @@
+"""Random views of a batch: the numbers are drawn on the CPU, the pixels computed on the device.
+
+Images are float32 (B, C, H, W) on the 0..255 scale, and so is what comes back; the input is left
+as it was. Every sample has a numpy generator of its own, so neither the other samples of the
+batch nor the device change its view. The augmentations are those that BEAL, DPL and CBMT share
+(fundus images of 512 x 512); every probability below is independent per sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Rngs = Sequence[np.random.Generator]
+View = Callable[[Tensor, Rngs], Tensor]
+PairedView = Callable[[Tensor, Tensor, Rngs], tuple[Tensor, Tensor]]
+
+SALT, PEPPER = 0.0024, 0.0096  # code: 630 and 2517 positions of 512 x 512
+ELASTIC_SIGMA = 0.08  # code: of the image's height
+# code: U(-1, 1) noise, smoothed by 0.08 * 512 px, times 2 * 512. Its root mean square is 4.1 px
+ELASTIC_RMS = 2 * (1 / 3) ** 0.5 / (2 * np.pi**0.5 * ELASTIC_SIGMA * 512)  # of the height
+KNOTS = 38  # of the elastic field: two to a sigma, and three sigmas beyond each side
+
+
+def identity(images: Tensor, rngs: Rngs) -> Tensor:
+    """The images themselves: CBMT's weak view (its paper's flipping is not in its code)."""
+    return images
+
+
+def fundus_strong(images: Tensor, rngs: Rngs) -> Tensor:
+    """CBMT's strong view: black dots, gamma, eraser. No geometry, so labels stay where they are."""
+    return _eraser(_gamma(_black_dots(images, rngs), rngs), rngs)
+
+
+def fundus_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+    """CBMT's source training view, of images and their labels (B, H, W) uint8, 0 = background.
+
+    Scale and crop, quarter turn, flips, elastic, then `fundus_strong`. Ours where the reference
+    code is a quirk of its own: the quarter turn is drawn per sample (there the angle is drawn
+    once a run, and a quarter of runs have none); labels are looked up (there they are
+    interpolated, and cup next to background becomes rim); the image is interpolated once, for
+    scale and elastic together, without antialiasing.
+    """
+    images, labels = _quarter_turns(images, labels, rngs)
+    images, labels = _warp(images, labels, rngs)
+    return fundus_strong(images, rngs), labels
+
+
+def phantom_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+    """Ours, light: quarter turns and flips, gamma within 2/3..3/2, noise of up to 6 grey levels."""
+    images, labels = _quarter_turns(images, labels, rngs)
+    images = _power(images, [1.5 ** rng.uniform(-1, 1) for rng in rngs])
+    noise = [rng.uniform(0, 6) * rng.standard_normal(images.shape[1:], np.float32) for rng in rngs]
+    return (images + _tensor(np.stack(noise), images)).clamp_(0, 255), labels
+
+
+def untouched(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+    """No augmentation."""
+    return images, labels
+
+
+VIEWS: Mapping[str, View] = {"identity": identity, "fundus_strong": fundus_strong}
+SOURCE: Mapping[str, PairedView] = {
+    "none": untouched,
+    "fundus": fundus_source,
+    "phantom": phantom_source,
+}
+
+
+def _tensor(values: Any, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(like.device)
+
+
+def _per_sample(values: Sequence[float], like: Tensor) -> Tensor:
+    """One number a sample, as (B, 1, 1, 1)."""
+    return _tensor(values, like).view(-1, 1, 1, 1)
+
+
+def _black_dots(images: Tensor, rngs: Rngs) -> Tensor:
+    """Salt (p .25), pepper (p .25) or nothing, at the same positions of all channels.
+
+    Code: "salt" writes 1 on the 0..255 scale, not 255, so both are black dots.
+    """
+    area = images.shape[-2] * images.shape[-1]
+    dots, values = [], []
+    for sample, rng in enumerate(rngs):
+        kind = rng.random()
+        share, value = (SALT, 1.0) if kind < 0.25 else (PEPPER, 0.0)
+        count = int(np.ceil(share * area)) if kind < 0.5 else 0
+        dots.append(sample * area + rng.integers(area, size=count))
+        values.append(value)
+    where = torch.from_numpy(np.concatenate(dots)).to(images.device)
+    mask = torch.zeros(len(rngs) * area, dtype=torch.bool, device=images.device)
+    mask = mask.index_fill_(0, where, True).view(-1, 1, *images.shape[-2:])
+    return torch.where(mask, _per_sample(values, images), images)
+
+
+def _gamma(images: Tensor, rngs: Rngs) -> Tensor:
+    """With p .5: 255 * (x / 255) ** (1 / g), g ~ U(.5, 3.5): mostly brightens.
+
+    Not rounded; the reference looks whole grey levels up in a table of whole grey levels.
+    """
+    draws = [(rng.random() < 0.5, rng.uniform(0.5, 3.5)) for rng in rngs]
+    return _power(images, [1 / g if on else 1.0 for on, g in draws])
+
+
+def _power(images: Tensor, exponents: Sequence[float]) -> Tensor:
+    """255 * (x / 255) ** exponent; an exponent of 1 leaves a sample exactly as it is."""
+    exponent = _per_sample(exponents, images)
+    changed = (images / 255).clamp_(0, 1).pow_(exponent).mul_(255)
+    return torch.where(exponent == 1, images, changed)
+
+
+def _eraser(images: Tensor, rngs: Rngs) -> Tensor:
+    """With p .5 a box of one grey value, .02 to .06 of the area, ratio of its sides .3 to .6."""
+    height, width = images.shape[-2:]
+    boxes, values = [], []
+    for rng in rngs:
+        on = rng.random() < 0.5
+        area = rng.uniform(0.02, 0.06) * height * width
+        ratio = rng.uniform(0.3, 0.6)
+        w, h = min(int((area / ratio) ** 0.5), width), min(int((area * ratio) ** 0.5), height)
+        x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
+        values.append(rng.uniform(0, 255))
+        boxes.append((x, x + w, y, y + h if on else y))
+    left, right, top, bottom = _tensor(boxes, images).T.reshape(4, -1, 1, 1, 1)
+    columns = torch.arange(width, device=images.device)
+    rows = torch.arange(height, device=images.device).view(-1, 1)
+    inside = (left <= columns) & (columns < right) & (top <= rows) & (rows < bottom)
+    return torch.where(inside, _per_sample(values, images), images)
+
+
+def _quarter_turns(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+    """Flips along each axis (p .5) and a turn by 90, 180, 270 or 360 degrees (p .5), exactly.
+
+    Together with the flips such a turn is a transposition in a quarter of the samples. Images
+    that are not square keep their frame: they are flipped only.
+    """
+    draws = np.array([rng.random(3) < (0.5, 0.5, 0.25) for rng in rngs])
+    for axis, drawn in zip((-1, -2), draws.T[:2], strict=True):
+        on = torch.from_numpy(drawn).to(images.device)
+        images = torch.where(on.view(-1, 1, 1, 1), images.flip(axis), images)
+        labels = torch.where(on.view(-1, 1, 1), labels.flip(axis), labels)
+    if images.shape[-1] == images.shape[-2]:
+        on = torch.from_numpy(draws[:, 2]).to(images.device)
+        images = torch.where(on.view(-1, 1, 1, 1), images.mT, images)
+        labels = torch.where(on.view(-1, 1, 1), labels.mT, labels)
+    return images, labels
+
+
+def _warp(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+    """Scale with crop (p .5) and elastic deformation (p .5) in one look-up per pixel.
+
+    What comes from outside the frame is black and background.
+    """
+    height, width = images.shape[-2:]
+    frames, noises, chosen = [], [], []
+    for sample, rng in enumerate(rngs):
+        scaled, elastic = rng.random(2) < 0.5
+        frame = _scale_and_crop(rng, height, width)
+        noise = rng.standard_normal((2, KNOTS, KNOTS), np.float32)
+        if scaled or elastic:
+            chosen.append(sample)
+            frames.append(frame if scaled else (0.0, 0.0, 1.0, 1.0))
+            noises.append(noise * elastic)
+    if not chosen:
+        return images, labels
+    left, top, scale_x, scale_y = _tensor(frames, images).T.reshape(4, -1, 1, 1)
+    # A sum of Gaussians with random weights: the field of noise smoothed pixel by pixel has the
+    # same (normal) distribution and covariance, without a boundary, and costs 300 times more.
+    field = (
+        _gaussians(height, images)
+        @ _tensor(np.stack(noises), images)
+        @ (_gaussians(width, images).T)
+    )
+    shift_x, shift_y = (ELASTIC_RMS * height * field).unbind(1)
+    x = torch.arange(width, device=images.device) + 0.5
+    y = torch.arange(height, device=images.device).view(-1, 1) + 0.5
+    grid = torch.stack(
+        (
+            (x + shift_x + left) * (2 / (scale_x * width)) - 1,
+            (y + shift_y + top) * (2 / (scale_y * height)) - 1,
+        ),
+        dim=-1,
+    )
+    rows = torch.tensor(chosen, device=images.device)
+    warped = F.grid_sample(images[rows], grid, mode="bilinear", align_corners=False)
+    looked_up = F.grid_sample(
+        labels[rows].unsqueeze(1).float(), grid, mode="nearest", align_corners=False
+    )
+    return (
+        images.index_copy(0, rows, warped),
+        labels.index_copy(0, rows, looked_up.squeeze(1).to(labels.dtype)),
+    )
+
+
+def _scale_and_crop(
+    rng: np.random.Generator, height: int, width: int
+) -> tuple[float, float, float, float]:
+    """Left, top, horizontal and vertical scale of a crop of the frame's size, in scaled pixels.
+
+    Code: sides scaled independently by U(.5, 1.5); where one is too short, all four sides are
+    padded by half of what is missing plus 5 px at 512 (that share of the frame here).
+    """
+    new_width, new_height = (int(side * rng.uniform(0.5, 1.5)) for side in (width, height))
+    missing = max(width - new_width, height - new_height)
+    pad = missing // 2 + round(5 * height / 512) if missing > 0 else 0
+    left = rng.integers(max(new_width + 2 * pad - width, 0) + 1) - pad
+    top = rng.integers(max(new_height + 2 * pad - height, 0) + 1) - pad
+    return float(left), float(top), new_width / width, new_height / height
+
+
+def _gaussians(size: int, like: Tensor) -> Tensor:
+    """(size, KNOTS): value of each knot's Gaussian at each pixel; unit variance for unit noise."""
+    knots = np.linspace(-3, 1 / ELASTIC_SIGMA + 3, KNOTS)  # in sigmas
+    pixels = (np.arange(size) + 0.5) / (size * ELASTIC_SIGMA)
+    values = np.exp(-((pixels[:, None] - knots) ** 2) / 2)
+    spacing = knots[1] - knots[0]
+    return _tensor(values * (spacing / np.pi**0.5) ** 0.5, like)
