@@ -141,16 +141,15 @@ def _quarter_turns(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, 
     Together with the flips such a turn is a transposition in a quarter of the samples. Images
     that are not square keep their frame: they are flipped only.
     """
-    draws = np.array([rng.random(3) < (0.5, 0.5, 0.25) for rng in rngs])
-    for axis, drawn in zip((-1, -2), draws.T[:2], strict=True):
-        on = torch.from_numpy(drawn).to(images.device)
-        images = torch.where(on.view(-1, 1, 1, 1), images.flip(axis), images)
-        labels = torch.where(on.view(-1, 1, 1), labels.flip(axis), labels)
-    if images.shape[-1] == images.shape[-2]:
-        on = torch.from_numpy(draws[:, 2]).to(images.device)
-        images = torch.where(on.view(-1, 1, 1, 1), images.mT, images)
-        labels = torch.where(on.view(-1, 1, 1), labels.mT, labels)
-    return images, labels
+    square = images.shape[-1] == images.shape[-2]
+    turned = []
+    for image, label, rng in zip(images, labels, rngs, strict=True):
+        across, down, transposed = rng.random(3) < (0.5, 0.5, 0.25)
+        axes = [axis for axis, on in ((-1, across), (-2, down)) if on]
+        pair = image.flip(axes), label.flip(axes)
+        turned.append((pair[0].mT, pair[1].mT) if transposed and square else pair)
+    new_images, new_labels = zip(*turned, strict=True)
+    return torch.stack(new_images), torch.stack(new_labels)
 
 
 def _warp(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
