@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path}: weights are read from .safetensors, .pth or .pt")
     with path.open("rb") as file:
         start = file.read(2)
-    if start != b"PK" and start[:1] != b"\x80":  # the zip and the older format of torch.save
+    if start not in (b"PK", b"\x80\x02"):  # the zip and the older format of torch.save
         raise BadInput(f"{path}: not a file of torch.save")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
