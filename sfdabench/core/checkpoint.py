@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import atomic
+from sfdabench.core.seeding import random_states, restore_random_states
 
 
 def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -84,3 +87,72 @@ def bring_back(objects: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
                 item.copy_(saved[name])
         else:
             item.load_state_dict(saved[name])
+
+
+@dataclass
+class CheckpointKeeper:
+    """Saves a loop in `folder`, one file a stage, and brings it back.
+
+    at_epoch: called as (stage, epoch, count, deploy) after each epoch, before it is saved, so
+        that what it writes is there whenever the checkpoint says so.
+    at_step: called with the losses of each step, before the backward pass.
+    patience: an epoch is saved once this many times the cost of a save has passed since the last
+        one; which epochs are saved never changes a number.
+    """
+
+    folder: Path
+    at_epoch: Callable[[int, int, int, nn.Module], None] | None = None
+    at_step: Callable[[Mapping[str, Tensor]], None] | None = None
+    patience: float = 20.0
+    _cost: float = 0.0
+    _saved: float = 0.0
+
+    def _path(self, stage: int) -> Path:
+        return self.folder / f"stage-{stage}.safetensors"
+
+    def restore(
+        self,
+        stage: int,
+        deploy: nn.Module,
+        state: Mapping[str, Any],
+        curves: dict[str, list[float]],
+    ) -> int:
+        """Bring back the last saved epoch of this stage, if any; return the next epoch."""
+        if not self._path(stage).exists():
+            return 0
+        saved = read(self._path(stage))
+        bring_back({"deploy": deploy, **state}, saved["state"])
+        restore_random_states(saved["random"])
+        curves.clear()
+        curves.update(saved["curves"])
+        return saved["epoch"] + 1
+
+    def end_of_epoch(
+        self,
+        stage: int,
+        epoch: int,
+        count: int,
+        deploy: nn.Module,
+        state: Mapping[str, Any],
+        curves: Mapping[str, list[float]],
+    ) -> None:
+        """Save the epoch where enough time has passed, the last one always."""
+        if self.at_epoch is not None:
+            self.at_epoch(stage, epoch, count, deploy)
+        start = time.monotonic()
+        if start - self._saved < self.patience * self._cost and epoch + 1 < count:
+            return
+        saved = {
+            "epoch": epoch,
+            "state": capture({"deploy": deploy, **state}),
+            "random": random_states(),
+            "curves": dict(curves),
+        }
+        write(self._path(stage), saved)
+        self._saved = time.monotonic()
+        self._cost = self._saved - start
+
+    def step(self, losses: Mapping[str, Tensor]) -> None:
+        """Pass the losses of a step on."""
+        if self.at_step is not None:
+            self.at_step(losses)

@@ -1,4 +1,4 @@
-"""What a method sees while it adapts: a start model, unlabelled batches, and a loop that resumes."""
+"""What a method sees while it adapts: a start model, unlabelled batches, a loop that resumes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from sfdabench.core.needs import Needs
 from sfdabench.core.seeding import generator
 
 View = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]
-PairedView = Callable[
-    [Tensor, Tensor, Sequence[np.random.Generator]], tuple[Tensor, Tensor]
-]
+PairedView = Callable[[Tensor, Tensor, Sequence[np.random.Generator]], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -55,7 +53,9 @@ class Batch:
         try:
             return self.views[name]
         except KeyError:
-            raise AttributeError(f"batch has no view '{name}'; asked for: {list(self.views)}") from None
+            raise AttributeError(
+                f"batch has no view '{name}'; asked for: {list(self.views)}"
+            ) from None
 
 
 @dataclass
@@ -126,10 +126,12 @@ class LabelledStream(Stream):
     """A stream with label maps, for source training and for methods that declare labels.
 
     labels: (N, H, W) uint8. classes: label values of each class, in channel order.
+    background: whether channel 0 is what belongs to no class (softmax head).
     """
 
     labels: Any = None
     classes: tuple[tuple[int, ...], ...] = ()
+    background: bool = False
 
     def masks(self, labels: Tensor) -> Tensor:
         """Label maps (B, H, W) -> one float32 channel a class (B, K, H, W)."""
@@ -137,7 +139,10 @@ class LabelledStream(Stream):
             torch.isin(labels, torch.tensor(values, dtype=labels.dtype, device=labels.device))
             for values in self.classes
         ]
-        return torch.stack(channels, dim=1).float()
+        masks = torch.stack(channels, dim=1)
+        if self.background:
+            masks = torch.cat([~masks.any(dim=1, keepdim=True), masks], dim=1)
+        return masks.float()
 
     def pairs(
         self, size: int, view: PairedView, *, shuffle: bool = True
@@ -153,41 +158,94 @@ class LabelledStream(Stream):
 class Keeper(Protocol):
     """Who restores, saves and watches a loop; the runner's, or a check's."""
 
-    def restore(self, stage: int, deploy: nn.Module, state: Mapping[str, Any]) -> int:
+    def restore(
+        self,
+        stage: int,
+        deploy: nn.Module,
+        state: Mapping[str, Any],
+        curves: dict[str, list[float]],
+    ) -> int:
         """Bring back the last saved epoch of this stage, if any; return the next epoch."""
 
     def end_of_epoch(
-        self, stage: int, epoch: int, count: int, deploy: nn.Module, state: Mapping[str, Any],
+        self,
+        stage: int,
+        epoch: int,
+        count: int,
+        deploy: nn.Module,
+        state: Mapping[str, Any],
         curves: Mapping[str, list[float]],
     ) -> None:
         """Called after each epoch."""
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
-        """Called for each `context.log`, before the backward pass."""
+        """Called for each `log`, before the backward pass."""
 
 
 @dataclass
-class Context:
+class Loop:
+    """Epochs that resume, and the quantities logged in them.
+
+    curves: what `log` and `track` were given, one mean an epoch.
+    """
+
+    clock: Clock
+    keeper: Keeper
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    _sums: dict[str, list[Tensor]] = field(default_factory=dict)
+    _stages: int = 0
+
+    def epochs(self, count: int, *, deploy: nn.Module, **state: Any) -> Iterator[int]:
+        """Epochs 0..count-1, going on where a killed run stopped, bit for bit.
+
+        deploy: the model that would ship if the run stopped now.
+        state: all else that changes in the loop: modules, optimisers, schedulers, tensors.
+        Raises RunFailed where a logged value is no longer finite.
+        """
+        stage, self._stages = self._stages, self._stages + 1
+        # Each epoch starts the clock afresh, so what a method drew before its loop (to fill a
+        # bank, say) leaves no trace that a resumed run would lack.
+        for epoch in range(self.keeper.restore(stage, deploy, state, self.curves), count):
+            self.clock.start(stage, epoch)
+            self._sums.clear()
+            yield epoch
+            self._close_epoch(epoch)
+            self.keeper.end_of_epoch(stage, epoch, count, deploy, state, self.curves)
+        self.clock.start(stage, count)
+
+    def _close_epoch(self, epoch: int) -> None:
+        for name, values in self._sums.items():
+            mean = torch.stack(values).mean().item()
+            if not np.isfinite(mean):
+                raise RunFailed(f"{name} is {mean} in epoch {epoch}: the training diverged")
+            self.curves.setdefault(name, []).append(mean)
+
+    def log(self, **losses: Tensor) -> None:
+        """Record losses of this step, before the backward pass; each must carry a gradient."""
+        self.keeper.step(losses)
+        self.track(**losses)
+
+    def track(self, **values: Tensor | float) -> None:
+        """Record quantities that are not trained on, such as a calibration weight."""
+        for name, value in values.items():
+            self._sums.setdefault(name, []).append(torch.as_tensor(value).detach().float())
+
+
+@dataclass(kw_only=True)
+class Context(Loop):
     """All that a method may use.
 
-    classes: names in channel order. head: "sigmoid" or "softmax".
+    classes: names in channel order. head: "sigmoid" or "softmax" (channel 0 is background).
     target: the unlabelled target training split.
-    curves: what `log` and `track` were given, one mean an epoch.
     """
 
     needs: Needs
     classes: tuple[str, ...]
     head: str
     seed: int
-    device: torch.device
     start_model: nn.Module
     target: Stream
-    clock: Clock
-    keeper: Keeper
-    curves: dict[str, list[float]] = field(default_factory=dict)
     granted: Mapping[str, Any] = field(default_factory=dict)
-    _sums: dict[str, list[Tensor]] = field(default_factory=dict)
-    _stages: int = 0
 
     def model(self) -> nn.Module:
         """A new copy of the model that adaptation starts from, in eval mode."""
@@ -212,38 +270,3 @@ class Context:
     def class_ratio(self) -> dict[str, float]:
         """Mean share of a source image that each class takes; needs `class_ratio`."""
         return self._grant("class_ratio")
-
-    def epochs(self, count: int, *, deploy: nn.Module, **state: Any) -> Iterator[int]:
-        """Epochs 0..count-1, going on where a killed run stopped, bit for bit.
-
-        deploy: the model that would ship if the run stopped now.
-        state: all else that changes in the loop: modules, optimisers, schedulers, tensors.
-        """
-        stage, self._stages = self._stages, self._stages + 1
-        # A bank may be filled from the clock's randomness before the loop: the restored clock
-        # starts each epoch afresh, so nothing of that survives into it.
-        for epoch in range(self.keeper.restore(stage, deploy, state), count):
-            self.clock.start(stage, epoch)
-            self._sums.clear()
-            yield epoch
-            self._close_epoch(epoch)
-            self.keeper.end_of_epoch(stage, epoch, count, deploy, state, self.curves)
-        self.clock.start(stage, count)
-
-    def _close_epoch(self, epoch: int) -> None:
-        for name, values in self._sums.items():
-            mean = torch.stack(values).mean().item()
-            if not np.isfinite(mean):
-                raise RunFailed(f"{name} is {mean} in epoch {epoch}: the adaptation diverged")
-            self.curves.setdefault(name, []).append(mean)
-
-    def log(self, **losses: Tensor) -> None:
-        """Record losses of this step, before the backward pass; each must carry a gradient."""
-        self.keeper.step(losses)
-        self.track(**losses)
-
-    def track(self, **values: Tensor | float) -> None:
-        """Record quantities that are not trained on, such as a calibration weight."""
-        for name, value in values.items():
-            kept = torch.as_tensor(value).detach().float()
-            self._sums.setdefault(name, []).append(kept.to(self.device))

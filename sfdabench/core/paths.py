@@ -49,7 +49,9 @@ def check_writable(folder: Path, flag: str, need_bytes: int = 0) -> None:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        raise BadInput(f"{flag} {folder}: cannot be written ({error.strerror}); name another") from error
+        raise BadInput(
+            f"{flag} {folder}: cannot be written ({error.strerror}); name another"
+        ) from error
     free = shutil.disk_usage(folder).free
     if free < need_bytes:
         raise BadInput(

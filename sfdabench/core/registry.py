@@ -67,7 +67,8 @@ def _import_file(kind: str, path: Path) -> ModuleType:
     if dotted in sys.modules and sys.modules[dotted].__file__ == str(path):
         return sys.modules[dotted]
     spec = importlib.util.spec_from_file_location(dotted, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[dotted] = module  # dataclasses look their own module up while it is executed
     try:

@@ -34,7 +34,7 @@ class Recipe:
     network: str
     network_fields: Mapping[str, Any] = field(default_factory=dict)
     backbone_weights: Path | None = None
-    augmentation: str = "none"
+    augmentation: Literal["none", "phantom", "fundus"] = "none"
     epochs: PositiveInt = 200
     batch_size: PositiveInt = 8
     learning_rate: Positive = 1e-3
@@ -69,5 +69,3 @@ class Task:
     profiles: Mapping[str, Recipe]
     protocols: tuple[str, ...]
     supersedes: str | None = None
-
-

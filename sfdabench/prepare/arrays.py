@@ -65,7 +65,7 @@ class Prepared:
 
     def _require_labels(self) -> None:
         if not self.labelled:
-            raise DataFault(f"split of {len(self.ids)} cases has no labels; a scored split needs them")
+            raise DataFault(f"{self.folder.name}: made from cases without labels")
 
 
 def manifest(cases: Sequence[Case], root: Path, cache: Path) -> str:
@@ -285,5 +285,3 @@ def check_trainable(cases: Sequence[Case], name: str, split: str) -> None:
     bare = [case.id for case in cases if not case.label]
     if bare:
         raise DataFault(f"{name}, split {split}: {len(bare)} case(s) without a mask: {bare[:5]}")
-
-

@@ -15,9 +15,10 @@ from sfdabench.core.files import atomic
 SCHEMA = 1
 CASE_COLUMNS = ("protocol", "model", "case", "class", "metric", "value", "undefined")
 REQUIRED = (
-    "schema status task method fields overrides seed profile data recipe scores source_only "
-    "source_sha256 deployed_sha256 device precision"
-).split()
+    *("schema", "status", "task", "method", "fields", "overrides", "seed", "profile", "data"),
+    *("recipe", "scores", "source_only", "source_sha256", "deployed_sha256", "device"),
+    "precision",
+)
 
 
 def digest(inputs: Mapping[str, Any]) -> str:
@@ -47,7 +48,7 @@ def write_cases(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """One record. Raises BadInput that names the file where it is cut short or of another schema."""
+    """One record. Raises BadInput naming the file where it is cut short or of another schema."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

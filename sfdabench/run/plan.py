@@ -1,0 +1,303 @@
+"""Flags -> a run that is fully determined: task, methods, recipe, data, and the key of its record.
+
+Nothing here needs torch, so that a run whose record exists is answered at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import sfdabench
+from sfdabench.core import registry
+from sfdabench.core.dataset import Case, Dataset
+from sfdabench.core.errors import BadInput, DataFault
+from sfdabench.core.fields import override, pairs, plain
+from sfdabench.core.files import sha256_file
+from sfdabench.core.method import Method
+from sfdabench.core.near import unknown
+from sfdabench.core.network import Network
+from sfdabench.core.paths import cache_root, check_writable, data_root
+from sfdabench.core.progress import Progress
+from sfdabench.core.task import Recipe, Task
+from sfdabench.prepare.arrays import manifest, phantom_root
+from sfdabench.store import records
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases of one split, with the hash of their files' content."""
+
+    dataset_name: str
+    dataset: Dataset
+    cases: tuple[Case, ...]
+    content: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: stages 3 to 6 for one seed."""
+
+    task_name: str
+    task: Task
+    chain: tuple[tuple[str, Method], ...]
+    overrides: Mapping[str, Mapping[str, Any]]
+    recipe: Recipe
+    network: Network
+    source_overrides: Mapping[str, Any]
+    seed: int
+    profile: Literal["paper", "phantom"]
+    data: Literal["phantom", "real"]
+    source_train: tuple[Split, ...]
+    source_test: tuple[Split, ...]
+    target_train: Split
+    target_test: Split
+    device: str
+    precision: str
+    out: Path
+    cache: Path
+
+    @property
+    def method_name(self) -> str:
+        """The chain as the user wrote it."""
+        return "+".join(name for name, _ in self.chain)
+
+    @property
+    def source_inputs(self) -> dict[str, Any]:
+        """All that determines the source model."""
+        recipe = plain(self.recipe)
+        if self.recipe.backbone_weights is not None:
+            recipe["backbone_weights"] = sha256_file(self.recipe.backbone_weights)
+        return {
+            "recipe": recipe,
+            "network": plain(self.network),
+            "classes": plain(self.task.classes),
+            "head": self.task.head,
+            "crop": self.task.crop,
+            "intensity": self.task.intensity,
+            "train": [split.content for split in self.source_train],
+            "validation": [split.content for split in self.source_test],
+            "seed": self.seed,
+        }
+
+    @property
+    def source_key(self) -> str:
+        """Name of the source model in the cache."""
+        return records.digest(self.source_inputs)
+
+    @property
+    def key(self) -> str:
+        """Hash of all inputs: the name of the record."""
+        return records.digest(
+            {
+                "schema": records.SCHEMA,
+                "version": sfdabench.__version__,
+                "task": self.task_name,
+                "chain": [[name, plain(method)] for name, method in self.chain],
+                "source": self.source_inputs,
+                "target": [self.target_train.content, self.target_test.content],
+                "data": self.data,
+                "device": self.device,
+                "precision": self.precision,
+            }
+        )
+
+    @property
+    def record_path(self) -> Path:
+        """Where the record of this run is, or will be."""
+        return records.record_path(self.out, self.task_name, self.method_name, self.key)
+
+
+def choose_device(flag: str) -> str:
+    """'auto', 'cpu' or 'cuda' -> 'cpu' or 'cuda'.
+
+    Raises BadInput for CUDA where there is none. torch is asked only where a GPU could be.
+    """
+    if flag == "cpu":
+        return "cpu"
+    possible = sys.platform != "linux" or any(
+        [*Path("/dev").glob("nvidia*"), Path("/dev/dxg").exists()]
+    )
+    if possible or flag == "cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            return "cuda"
+    if flag == "cuda":
+        raise BadInput("--device cuda: torch finds no CUDA device here; use --device auto or cpu")
+    return "cpu"
+
+
+def choose_methods(
+    names: str, settings: Sequence[str]
+) -> tuple[tuple[tuple[str, Method], ...], dict[str, dict[str, Any]]]:
+    """'a+b' and --set texts -> the chain, and per method the fields that differ from defaults.
+
+    In a chain a field is named `method.field` where both methods have it.
+    """
+    wanted = names.split("+")
+    classes = {name: registry.load("methods", name) for name in wanted}
+    if len(classes) != len(wanted):
+        raise BadInput(f"--method {names}: a method may stand in a chain once")
+    changes: dict[str, dict[str, str]] = {name: {} for name in wanted}
+    for full, value in pairs(settings, "--set").items():
+        owner, dot, field = full.rpartition(".")
+        if dot:
+            if owner not in classes:
+                raise BadInput(f"--set {full}: {unknown('method of this run', owner, classes)}")
+            changes[owner][field] = value
+            continue
+        owners = [n for n in wanted if full in {f.name for f in dataclasses.fields(classes[n])}]
+        if len(owners) > 1:
+            raise BadInput(f"--set {full}: {' and '.join(owners)} have it; say {owners[0]}.{full}")
+        changes[(owners or wanted)[0]][full] = value
+    chain, differing = [], {}
+    for name in wanted:
+        default = classes[name]()
+        method = override(default, changes[name], owner=f"method {name}")
+        chain.append((name, method))
+        before, after = plain(default), plain(method)
+        differing[name] = {f: after[f] for f in changes[name] if after[f] != before[f]}
+    return tuple(chain), differing
+
+
+def choose_recipe(
+    task: Task, profile: str, settings: Sequence[str]
+) -> tuple[Recipe, Network, dict[str, Any]]:
+    """Profile and --source-set texts -> the recipe, its network, and what differs from the profile.
+
+    A name that is no field of the recipe is taken for a field of the network.
+    """
+    base = task.profiles[profile]
+    changes = pairs(settings, "--source-set")
+    own = {f.name for f in dataclasses.fields(Recipe)} - {"network_fields"}
+    recipe = override(
+        base,
+        {n: v for n, v in changes.items() if n in own},
+        owner="the source recipe",
+        flag="--source-set",
+    )
+    if recipe.network != base.network:
+        recipe = dataclasses.replace(recipe, network_fields={})
+    if recipe.backbone_weights is not None and not recipe.backbone_weights.is_file():
+        raise BadInput(f"--source-set backbone_weights={recipe.backbone_weights}: no such file")
+    entry = registry.load("networks", recipe.network)
+    rest = {n: v for n, v in changes.items() if n not in own}
+    known = {f.name for f in dataclasses.fields(entry)}
+    for name in rest.keys() - known:
+        message = unknown("field of the source recipe and its network", name, own | known)
+        raise BadInput(f"--source-set {name}: {message}")
+    network = override(
+        entry(**recipe.network_fields),
+        rest,
+        owner=f"network {recipe.network}",
+        flag="--source-set",
+    )
+    recipe = dataclasses.replace(recipe, network_fields=plain(network))
+    before = plain(dataclasses.replace(base, network_fields={}))
+    after = plain(dataclasses.replace(recipe, network_fields={}))
+    differing = {n: v for n, v in after.items() if v != before[n]}
+    return recipe, network, differing | {n: plain(network)[n] for n in rest}
+
+
+def find_split(
+    name: str, split: str, root: Path, cache: Path, found: dict[str, list[Case]], *, labelled: bool
+) -> Split:
+    """The cases of one split under `root`; `found` keeps each data set's scan.
+
+    Raises DataFault for a split that does not exist, is empty, or lacks the labels it needs.
+    """
+    dataset: Dataset = registry.load("datasets", name)()
+    if name not in found:
+        found[name] = dataset.cases(root)
+    cases = [case for case in found[name] if case.split == split]
+    if not cases:
+        there = sorted({case.split for case in found[name]})
+        raise DataFault(f"{root}: data set {name} has no case in split '{split}'; found: {there}")
+    bare = [case.id for case in cases if not case.label]
+    if labelled and bare:
+        raise DataFault(
+            f"{root}: data set {name}, split '{split}': {len(bare)} case(s) without a mask, "
+            f"such as {bare[0]}; this split is learnt from or scored on"
+        )
+    return Split(name, dataset, tuple(cases), manifest(cases, root, cache))
+
+
+def resolve(
+    *,
+    method: str,
+    task: str,
+    seed: int,
+    data: Path | None,
+    out: Path,
+    profile: str | None,
+    settings: Sequence[str] = (),
+    source_settings: Sequence[str] = (),
+    device: str = "auto",
+    precision: str = "float32",
+    progress: Progress | None = None,
+) -> Run:
+    """Check every flag and find the data; raises BadInput before anything is computed."""
+    progress = progress or Progress(quiet=True)
+    value: Task = registry.load("tasks", task)
+    chain, overrides = choose_methods(method, settings)
+    for name, instance in chain:
+        if value.head not in instance.needs.heads:
+            raise BadInput(
+                f"method {name} is defined for {' and '.join(instance.needs.heads)} heads, "
+                f"task {task} has a {value.head} head"
+            )
+    root = data_root(data)
+    kind: Literal["phantom", "real"] = "phantom" if root is None else "real"
+    chosen = profile or ("phantom" if root is None else "paper")
+    if chosen not in value.profiles:
+        raise BadInput(f"--profile {chosen}: {unknown('profile', chosen, value.profiles)}")
+    recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
+    for name, instance in chain:
+        lacking = instance.needs.network - network.features
+        if lacking:
+            raise BadInput(
+                f"method {name} needs a network with {', '.join(sorted(lacking))}, "
+                f"{recipe.network} has {', '.join(sorted(network.features)) or 'none'}"
+            )
+    cache = cache_root()
+    check_writable(out, "--out", need_bytes=100 * 2**20)
+    check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
+    chosen_device = choose_device(device)
+    found: dict[tuple[str, Path], dict[str, list[Case]]] = {}
+
+    def split(dataset: str, part: str, labelled: bool) -> Split:
+        where = root
+        if where is None:
+            entry = registry.load("datasets", dataset)()
+            where = phantom_root(dataset, entry, cache, progress.say)
+        memo = found.setdefault((dataset, where), {})
+        return find_split(dataset, part, where, cache, memo, labelled=labelled)
+
+    oracle = any(m.needs.target_labels for _, m in chain)
+    return Run(
+        task_name=task,
+        task=value,
+        chain=chain,
+        overrides=overrides,
+        recipe=recipe,
+        network=network,
+        source_overrides=source_overrides,
+        seed=seed,
+        profile=chosen,  # type: ignore[arg-type]
+        data=kind,
+        source_train=tuple(split(d.dataset, d.train, True) for d in value.source),
+        source_test=tuple(split(d.dataset, d.test, True) for d in value.source),
+        target_train=split(value.target.dataset, value.target.train, oracle),
+        target_test=split(value.target.dataset, value.target.test, True),
+        device=chosen_device,
+        precision=precision,
+        out=out.resolve(),
+        cache=cache,
+    )

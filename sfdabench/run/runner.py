@@ -1,0 +1,477 @@
+"""One run: source model, adaptation, evaluation, record. Owns device, checkpoints and the guard."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import sfdabench
+from sfdabench.core import registry
+from sfdabench.core.checkpoint import CheckpointKeeper
+from sfdabench.core.context import Clock, Context, LabelledStream, Stream
+from sfdabench.core.dataset import Case
+from sfdabench.core.errors import BadInput, RunFailed
+from sfdabench.core.fields import plain
+from sfdabench.core.files import atomic, held
+from sfdabench.core.method import Method
+from sfdabench.core.progress import Progress
+from sfdabench.core.protocol import Protocol
+from sfdabench.core.seeding import seed_all
+from sfdabench.evaluate.predict import predict, seal, unseal
+from sfdabench.evaluate.score import CaseScore, aggregate, class_masks, score_cases
+from sfdabench.networks._segmenter import Segmenter
+from sfdabench.networks._weights import fill, from_bytes, sha256, to_bytes
+from sfdabench.prepare.arrays import Prepared, prepare
+from sfdabench.run import guard
+from sfdabench.run.allocator import keep_freed_memory
+from sfdabench.run.plan import Run, Split
+from sfdabench.source import train as source
+from sfdabench.store import records
+
+LIBRARIES = ("torch", "numpy", "scipy", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means and counts of one model under every protocol, and the rows they come from."""
+
+    means: dict[str, Any]
+    empties: dict[str, Any]
+    rows: tuple[tuple[str, CaseScore], ...]
+
+
+class Scorer:
+    """The target test split with its labels; opened when adaptation is over."""
+
+    def __init__(self, run: Run, split: Prepared, protocols: Mapping[str, Protocol]) -> None:
+        self.split, self.protocols = split, protocols
+        self.classes = run.task.classes
+        grid = [class_masks(label, self.classes) for label in split.labels()]
+        original = [class_masks(label, self.classes) for label in split.originals()]
+        self.references = {
+            name: original if protocol.geometry == "original" else grid
+            for name, protocol in protocols.items()
+        }
+
+    def __call__(self, masks: Mapping[str, Sequence[np.ndarray]]) -> Scores:
+        """Protocol -> masks, as `predict` gives them, to scores."""
+        means, empties, rows = {}, {}, []
+        for name, protocol in self.protocols.items():
+            scores, empties[name] = score_cases(
+                masks[name],
+                self.references[name],
+                self.split.ids,
+                list(self.classes),
+                protocol,
+                self.split.spacing,
+            )
+            means[name] = aggregate(scores, protocol)
+            rows += [(name, score) for score in scores]
+        return Scores(means, empties, tuple(rows))
+
+
+def find(run: Run) -> dict[str, Any] | None:
+    """The finished record of this run, if there is one."""
+    if not run.record_path.exists():
+        return None
+    record = records.read(run.record_path)
+    return record if record["status"] == "done" else None
+
+
+def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, Any]:
+    """Carry the run out, or find its record; returns the record, failed ones included.
+
+    Raises BadInput for faults of the data, before any training.
+    """
+    path = run.record_path
+    with held(path, progress.say):
+        found = None if force else find(run)
+        if found is not None:
+            progress.say(f"found {path}")
+            return found
+        work = path.with_suffix(".work")
+        if force:
+            shutil.rmtree(work, ignore_errors=True)
+        record = _Execution(run, progress, work).record()
+        records.write_json(path, record)
+        if record["status"] == "done":
+            shutil.rmtree(work, ignore_errors=True)
+        return record
+
+
+class _Execution:
+    """The stages of one run, in order."""
+
+    def __init__(self, run: Run, progress: Progress, work: Path) -> None:
+        self.run, self.progress, self.work = run, progress, work
+        self.task, self.device = run.task, torch.device(run.device)
+        self.names = tuple(run.task.classes)
+        self.protocols = {n: registry.load("protocols", n) for n in run.task.protocols}
+        keep_freed_memory()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def record(self) -> dict[str, Any]:
+        """Everything that is known of this run when it is over, failed or done."""
+        started = time.monotonic()
+        self._prepare()
+        record = self._identity()
+        try:
+            record |= self._stages(record)
+            record["status"], record["reason"] = "done", None
+        except BadInput:
+            raise
+        except Exception as error:  # any failure of a method is a record, not a lost run
+            record["status"], record["reason"] = "failed", _reason(error)
+            record["traceback"] = traceback.format_exc()
+            for name in ("scores", "source_only"):
+                record.setdefault(name, {})
+            for name in ("source_sha256", "deployed_sha256"):
+                record.setdefault(name, None)
+        record["seconds"]["total"] = time.monotonic() - started
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        record["peak_memory_bytes"] = kilobytes * (1 if sys.platform == "darwin" else 1024)
+        if self.device.type == "cuda":
+            record["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        return record
+
+    def _identity(self) -> dict[str, Any]:
+        run = self.run
+        return {
+            "schema": records.SCHEMA,
+            "key": run.key,
+            "task": run.task_name,
+            "method": run.method_name,
+            "setting": _setting(run.chain),
+            "fields": {name: plain(method) for name, method in run.chain},
+            "overrides": run.overrides,
+            "seed": run.seed,
+            "profile": run.profile,
+            "data": run.data,
+            "recipe": plain(run.recipe),
+            "source_overrides": run.source_overrides,
+            "source_key": run.source_key,
+            "manifest_sha256": records.digest(
+                {"target": [run.target_train.content, run.target_test.content]}
+            ),
+            "cases": {"adapt": len(run.target_train.cases), "test": len(run.target_test.cases)},
+            "device": run.device,
+            "device_name": _device_name(self.device),
+            "precision": run.precision,
+            "threads": torch.get_num_threads(),
+            "memory_format": "channels_last",
+            "versions": {"sfdabench": sfdabench.__version__, "python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "commit": _commit(),
+            "seconds": {},
+        }
+
+    # Stage 1 and 2: arrays.
+
+    def _prepare(self) -> None:
+        run = self.run
+        self.source_train = [self._arrays(s, "source", source=True) for s in run.source_train]
+        self.source_test = [self._arrays(s, "source test", source=True) for s in run.source_test]
+        self.target_train = self._arrays(run.target_train, "target", source=False)
+        self.target_test = self._arrays(run.target_test, "target test", source=False)
+
+    def _arrays(self, split: Split, role: str, *, source: bool) -> Prepared:
+        with self.progress.stage(f"prepare {role} ({split.dataset_name})") as advance:
+
+            def track(cases: Sequence[Case]) -> Iterator[Case]:
+                for i, case in enumerate(cases):
+                    yield case
+                    advance(i + 1, len(cases))
+
+            return prepare(
+                split.dataset,
+                split.dataset_name,
+                split.cases,
+                content=split.content,
+                size=self.run.recipe.size,
+                crop=self.task.crop,
+                source=source,
+                cache=self.run.cache,
+                report=self.progress.say,
+                track=track,
+            )
+
+    def _stream(self, split: Prepared, name: str, clock: Clock) -> Stream:
+        return Stream(
+            name=name,
+            images=split.images(),
+            ids=split.ids,
+            device=self.device,
+            seed=self.run.seed,
+            clock=clock,
+            symmetric=self.task.intensity == "symmetric",
+        )
+
+    def _labelled(self, splits: Sequence[Prepared], name: str, clock: Clock) -> LabelledStream:
+        images = [split.images() for split in splits]
+        labels = [split.labels() for split in splits]
+        return LabelledStream(
+            name=name,
+            images=images[0] if len(images) == 1 else np.concatenate(images),
+            ids=tuple(i for split in splits for i in split.ids),
+            device=self.device,
+            seed=self.run.seed,
+            clock=clock,
+            symmetric=self.task.intensity == "symmetric",
+            labels=labels[0] if len(labels) == 1 else np.concatenate(labels),
+            classes=tuple(self.task.classes.values()),
+            background=self.task.head == "softmax",
+        )
+
+    # Stage 3: the source model.
+
+    def _build(self) -> Segmenter:
+        recipe, run = self.run.recipe, self.run
+        seed_all(run.seed)
+        network = run.network.build(
+            channels=self.task.channels,
+            outputs=len(self.names) + (self.task.head == "softmax"),
+        )
+        if recipe.backbone_weights is not None:
+            run.network.load_backbone(network, recipe.backbone_weights)
+        return Segmenter(network).to(self.device)
+
+    def _source_model(self) -> tuple[Segmenter, source.SourceModel]:
+        run = self.run
+        name = f"{run.task_name.partition('2')[0]}-{run.profile}-seed{run.seed}"
+        folder = run.cache / "sources" / f"{name}-{run.source_key[:16]}"
+
+        def fit(model: Segmenter, work: Path) -> dict[str, Any]:
+            clock = Clock()
+            with self.progress.stage("source training", run.recipe.epochs) as advance:
+                return source.train(
+                    model,
+                    run.recipe,
+                    self._labelled(self.source_train, "source", clock),
+                    self._labelled(self.source_test, "source test", Clock()),
+                    self.task.head,
+                    run.seed,
+                    work,
+                    advance,
+                )
+
+        found = source.cached(folder, self._build, fit, self.progress.say)
+        model = self._build()
+        state, _ = from_bytes(found.path.read_bytes(), found.path)
+        fill(model.network, state, found.path)
+        model.precision = run.precision  # type: ignore[assignment] -- checked by the command line
+        return model.eval(), found
+
+    # Stage 4: adaptation.
+
+    def _closed_paths(self, method: Method) -> list[Path]:
+        run, needs = self.run, method.needs
+        paths = [*self.target_test.label_files]
+        paths += [p for case in run.target_test.cases for p in case.label]
+        if not needs.target_labels:
+            paths += [*self.target_train.label_files]
+            paths += [p for case in run.target_train.cases for p in case.label]
+        splits = [*run.source_train, *run.source_test]
+        if not needs.source_data:
+            paths += [split.folder for split in (*self.source_train, *self.source_test)]
+            paths += [p for s in splits for case in s.cases for p in (*case.image, *case.label)]
+        # A file may serve both roles (one data set as source and target): what the method was
+        # given stays open.
+        given = {p for case in run.target_train.cases for p in case.image}
+        return [path for path in paths if path not in given]
+
+    def _granted(self, method: Method, clock: Clock) -> dict[str, Any]:
+        granted: dict[str, Any] = {}
+        if method.needs.target_labels:
+            granted["target_labels"] = self._labelled([self.target_train], "target", clock)
+        if method.needs.source_data:
+            granted["source_data"] = self._labelled(self.source_train, "source", clock)
+        if method.needs.class_ratio:
+            labels = np.concatenate([split.labels() for split in self.source_train])
+            granted["class_ratio"] = {
+                name: float(np.isin(labels, values).mean())
+                for name, values in self.task.classes.items()
+            }
+        return granted
+
+    def _adapt(self, start: nn.Module, link: int) -> tuple[nn.Module, Context]:
+        name, method = self.run.chain[link]
+        clock = Clock()
+        folder = self.work / f"{link}-{name}"
+        test = self._stream(self.target_test, "target test", Clock())
+        with self.progress.stage(f"adaptation ({name})") as advance:
+
+            def at_epoch(stage: int, epoch: int, count: int, deploy: nn.Module) -> None:
+                masks = self._predict(deploy, test)
+                seal(folder / "sealed" / f"{stage:02d}-{epoch:05d}.npz", masks)
+                advance(epoch + 1, count)
+
+            context = Context(
+                clock=clock,
+                keeper=CheckpointKeeper(folder, at_epoch=at_epoch),
+                needs=method.needs,
+                classes=self.names,
+                head=self.task.head,
+                seed=self.run.seed,
+                start_model=start,
+                target=self._stream(self.target_train, "target", clock),
+                granted=self._granted(method, clock),
+            )
+            seed_all(self.run.seed)
+            with guard.closed(self._closed_paths(method)):
+                deployed = method.adapt(context)
+        if not isinstance(deployed, Segmenter):
+            raise RunFailed(f"method {name} returned {type(deployed).__name__}, not a model")
+        return deployed.eval(), context
+
+    def _predict(self, model: nn.Module, test: Stream) -> dict[str, list[np.ndarray]]:
+        return predict(model, test, self.target_test.geometry, self.task.head, self.protocols)
+
+    # Stage 5 and 6: scores and the record.
+
+    def _stages(self, record: dict[str, Any]) -> dict[str, Any]:
+        seconds = record["seconds"]
+        start = time.monotonic()
+        model, found = self._source_model()
+        record["source_sha256"] = found.sha256
+        record["source"] = {k: found.info[k] for k in ("selected_epoch", "validation_dice")}
+        seconds["source"] = time.monotonic() - start
+
+        start = time.monotonic()
+        deployed: nn.Module = model
+        for link in range(len(self.run.chain)):
+            deployed, context = self._adapt(deployed, link)
+            record.setdefault("curves", {})[self.run.chain[link][0]] = context.curves
+        seconds["adapt"] = time.monotonic() - start
+        if sha256(model.weights()) != found.sha256:
+            raise RunFailed("the method changed the source model; it must work on context.model()")
+
+        start = time.monotonic()
+        with self.progress.stage("evaluation") as advance:
+            scorer = Scorer(self.run, self.target_test, self.protocols)
+            test = self._stream(self.target_test, "target test", Clock())
+            sealed = sorted(self._sealed().glob("*.npz"))
+            total = len(sealed) + 2
+            unadapted = scorer(self._predict(model, test))
+            advance(1, total)
+            final = scorer(self._predict(deployed, test))
+            advance(2, total)
+            epochs = []
+            for i, path in enumerate(sealed):
+                epochs.append(scorer(unseal(path)))
+                advance(i + 3, total)
+        weights = deployed.weights()  # type: ignore[operator]
+        content = sha256(weights)
+        with atomic(self.run.record_path.with_suffix(".safetensors"), "wb") as file:
+            file.write(to_bytes(weights, {"sha256": content, "record": self.run.key}))
+        records.write_cases(
+            self.run.record_path.with_suffix(".csv"),
+            [*_rows("source_only", unadapted), *_rows("deployed", final)],
+        )
+        seconds["evaluate"] = time.monotonic() - start
+        return {
+            "deployed_sha256": content,
+            "scores": final.means,
+            "empties": final.empties,
+            "source_only": {"scores": unadapted.means, "empties": unadapted.empties},
+            "audit": _audit(final, epochs),
+        }
+
+    def _sealed(self) -> Path:
+        last = len(self.run.chain) - 1
+        return self.work / f"{last}-{self.run.chain[last][0]}" / "sealed"
+
+
+def _rows(model: str, scores: Scores) -> Iterator[dict[str, Any]]:
+    for protocol, score in scores.rows:
+        yield {
+            "protocol": protocol,
+            "model": model,
+            "case": score.case,
+            "class": score.class_,
+            "metric": score.metric,
+            "value": "" if score.value is None else repr(score.value),
+            "undefined": int(score.undefined),
+        }
+
+
+def _mean_dice(means: Mapping[str, Any]) -> float:
+    return float(np.mean([metrics["dice"]["mean"] for metrics in means.values()]))
+
+
+def _audit(final: Scores, epochs: Sequence[Scores]) -> dict[str, Any] | None:
+    """Last model against the best epoch on test labels, protocol by protocol.
+
+    "best" is an oracle: no user can choose an epoch by labels that are not there.
+    """
+    if not epochs:
+        return None
+    audit: dict[str, Any] = {
+        "criterion": "mean Dice over classes",
+        "best": {"oracle": True, "epoch": {}, "scores": {}},
+        "last": {"epoch": len(epochs) - 1},
+        "dice_by_epoch": {},
+        "gap": {},
+    }
+    for protocol in final.means:
+        dice = [_mean_dice(epoch.means[protocol]) for epoch in epochs]
+        best = int(np.argmax(dice))
+        audit["dice_by_epoch"][protocol] = dice
+        audit["best"]["epoch"][protocol] = best
+        audit["best"]["scores"][protocol] = epochs[best].means[protocol]
+        audit["gap"][protocol] = dice[best] - _mean_dice(final.means[protocol])
+    return audit
+
+
+def _setting(chain: Sequence[tuple[str, Method]]) -> str:
+    """The most demanding setting of a chain."""
+    order = ("none", "SFDA", "UDA", "supervised")
+    return max((method.needs.setting for _, method in chain), key=order.index)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return (
+            "out of GPU memory: lower --set batch_size (adaptation) or --source-set batch_size "
+            f"or size (source training); {str(error).splitlines()[0]}"
+        )
+    if isinstance(error, RunFailed):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.machine()
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this runs from, with '+' where it was changed; None in a wheel."""
+    root = Path(sfdabench.__file__).parent.parent
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    head = git("rev-parse", "HEAD")
+    if head.returncode != 0:
+        return None
+    dirty = git("status", "--porcelain", "--untracked-files=no").stdout.strip()
+    return head.stdout.strip() + ("+" if dirty else "")
