@@ -1,0 +1,288 @@
+"""benchmark.toml and reported.csv of a paper: what its tables compare, and what it printed."""
+
+from __future__ import annotations
+
+import csv
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from sfdabench.core import fields, paths, registry
+from sfdabench.core.errors import BadInput
+from sfdabench.core.near import unknown
+
+Unit = Literal["percent", "pixel", "1"]
+Fields = dict[str, dict[str, Any]]  # method -> field -> value, as in a record
+Key = tuple[str, str, str, str]  # table, block, row, column
+UNITS: dict[Unit, str] = {"percent": "%", "pixel": "px", "1": ""}
+COLUMNS = ("table", "block", "row", "column", "value", "std", "unit", "note")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Paper(_Part):
+    """The publication."""
+
+    title: str
+    venue: str
+    url: str
+
+
+class Tolerance(_Part):
+    """The largest |measured - printed| that counts as reproduced, and why."""
+
+    limit: float
+    reason: str
+
+
+class Block(_Part):
+    """One comparison of a table: a task, and how many test cases the paper scored."""
+
+    name: str
+    task: str
+    cases: int | None = None
+
+
+class Column(_Part):
+    """A quantity: `metric` averaged over `classes` and scaled, or the start of a logged `curve`."""
+
+    name: str
+    unit: Unit
+    metric: str | None = None
+    classes: tuple[str, ...] = ()
+    scale: float = 1.0
+    curve: str | None = None
+    overrides: Fields = {}
+
+    @model_validator(mode="after")
+    def _one_quantity(self) -> Self:
+        if (self.metric is None) == (self.curve is None) or bool(self.metric) != bool(self.classes):
+            raise ValueError("give metric and classes, or curve")
+        return self
+
+
+class Row(_Part):
+    """A printed row and the run beside it.
+
+    read: "best" takes the audit's best epoch on test labels in place of the last.
+    because: why the printed row is not comparable with any run of ours.
+    ours: measured only, not in the paper.
+    """
+
+    name: str
+    method: str
+    overrides: Fields = {}
+    read: Literal["last", "best"] = "last"
+    because: str | None = None
+    ours: bool = False
+
+
+class Layout(_Part):
+    """A printed table; `protocol` is the one its metrics are read from."""
+
+    name: str
+    title: str
+    protocol: str
+    blocks: tuple[Block, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        for items in (self.blocks, self.columns, self.rows):
+            names = [item.name for item in items]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{', '.join(twice)} of {self.name} given twice")
+        chains = {row.name: set(row.method.split("+")) for row in self.rows}
+        parts: list[tuple[Row | Column, set[str]]] = [(row, chains[row.name]) for row in self.rows]
+        parts += [(column, set().union(*chains.values())) for column in self.columns]
+        for part, chain in parts:
+            if other := set(part.overrides) - chain:
+                raise ValueError(f"{part.name} overrides {', '.join(other)}, which it does not run")
+        return self
+
+
+class Benchmark(_Part):
+    """All tables of a paper.
+
+    recipe: the paper's source recipe; True stands for "must be given".
+    fields: values of a method behind every row that does not override them.
+    """
+
+    paper: Paper
+    tolerance: dict[Unit, Tolerance]
+    recipe: dict[str, Any]
+    fields: Fields = {}
+    tables: tuple[Layout, ...]
+
+    @model_validator(mode="after")
+    def _limits(self) -> Self:
+        units = {column.unit for table in self.tables for column in table.columns}
+        if missing := units - set(self.tolerance):
+            raise ValueError(f"tolerance lacks {', '.join(sorted(missing))}")
+        return self
+
+    def table(self, name: str) -> Layout:
+        """The table of that name, which must exist."""
+        return next(table for table in self.tables if table.name == name)
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A printed number; `value` is None where the paper prints a dash."""
+
+    value: float | None
+    std: float | None
+    note: str
+
+
+def default_folder() -> Path:
+    """Where the benchmarks are: in the checkout, else in the wheel."""
+    return paths.shipped("benchmarks")
+
+
+def read(folder: Path) -> Benchmark:
+    """`folder`/benchmark.toml. Raises BadInput that names the file and the entry at fault."""
+    path = folder / "benchmark.toml"
+    try:
+        return Benchmark.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadInput(f"{path}: {where}: {first['msg']}") from error
+
+
+def find(folder: Path | None = None) -> dict[str, tuple[Path, Benchmark]]:
+    """Table name -> the folder and benchmark that hold it; a name in two of them is an error."""
+    found: dict[str, tuple[Path, Benchmark]] = {}
+    for path in sorted((folder or default_folder()).glob("*/benchmark.toml")):
+        benchmark = read(path.parent)
+        for table in benchmark.tables:
+            if table.name in found:
+                raise BadInput(f"{path}: table '{table.name}' is in {found[table.name][0]} too")
+            found[table.name] = (path.parent, benchmark)
+    return found
+
+
+def read_reported(folder: Path, benchmark: Benchmark) -> tuple[dict[Key, Reported], list[str]]:
+    """The numbers of `folder`/reported.csv, and a message for each line that cannot be placed."""
+    path = folder / "reported.csv"
+    units: dict[Key, str] = {
+        (table.name, block.name, row.name, column.name): column.unit
+        for table in benchmark.tables
+        for block in table.blocks
+        for row in table.rows
+        for column in table.columns
+        if not row.ours
+    }
+    found: dict[Key, Reported] = {}
+    problems = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                return {}, [f"{path}: columns must be {','.join(COLUMNS)}"]
+            lines = [(reader.line_num, line) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return {}, [f"{path}: cannot be read ({error})"]
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        key = (line["table"], line["block"], line["row"], line["column"])
+        if key not in units:
+            problems.append(f"{where}: {' / '.join(map(str, key))} matches no benchmark row")
+        elif key in found:
+            problems.append(f"{where}: {' / '.join(key)} given twice; the first counts")
+        elif line["unit"] != units[key]:
+            problems.append(f"{where}: unit {line['unit']}, the benchmark's is {units[key]}")
+        else:
+            try:
+                value, std = _number(line["value"]), _number(line["std"])
+            except ValueError as error:
+                problems.append(f"{where}: {error}")
+                continue
+            found[key] = Reported(value, std, line["note"] or "")
+    return found, problems
+
+
+def _number(text: str | None) -> float | None:
+    if not text:
+        return None
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a number")
+    return value
+
+
+def full_fields(benchmark: Benchmark, row: Row, column: Column) -> Fields:
+    """Every field value that stands behind a cell: the benchmark's, then the row's and column's."""
+    return {
+        name: {
+            **benchmark.fields.get(name, {}),
+            **row.overrides.get(name, {}),
+            **column.overrides.get(name, {}),
+        }
+        for name in row.method.split("+")
+    }
+
+
+def implemented(method: str) -> bool:
+    """Whether every link of a chain is a registered method; imports none of them."""
+    return set(method.split("+")) <= set(registry.names("methods"))
+
+
+def check_tasks(table: Layout) -> None:
+    """Raises BadInput where a block names a task that does not exist; imports none."""
+    known = registry.names("tasks")
+    for block in table.blocks:
+        if block.task not in known:
+            raise BadInput(f"{table.name}, {block.name}: {unknown('task', block.task, known)}")
+
+
+def validate(benchmark: Benchmark) -> None:
+    """Check every name and value against the registry; imports methods, and so torch.
+
+    Raises BadInput for an unknown task, class, protocol, metric or field, a value that a field
+    does not take, and a value in `fields` that is not the default of an existing method.
+    Methods that do not exist yet are passed over.
+    """
+    for table in benchmark.tables:
+        check_tasks(table)
+        protocol = registry.load("protocols", table.protocol)
+        tasks = [registry.load("tasks", block.task) for block in table.blocks]
+        for column in table.columns:
+            where = f"{table.name}, {column.name}"
+            if column.metric and column.metric not in protocol.metrics:
+                kind = f"metric of protocol {table.protocol}"
+                raise BadInput(f"{where}: {unknown(kind, column.metric, protocol.metrics)}")
+            for name in column.classes:
+                for block, task in zip(table.blocks, tasks, strict=True):
+                    if name not in task.classes:
+                        kind = f"class of {block.task}"
+                        raise BadInput(f"{where}: {unknown(kind, name, task.classes)}")
+            for row in filter(lambda row: implemented(row.method), table.rows):
+                for name, given in full_fields(benchmark, row, column).items():
+                    _override(name, given, f"{table.name}, {row.name}")
+    for name, given in benchmark.fields.items():
+        if implemented(name):
+            default = fields.plain(registry.load("methods", name)())
+            changed = fields.plain(_override(name, given, f"fields.{name}"))
+            for field in given:
+                if changed[field] != default[field]:
+                    raise BadInput(
+                        f"fields.{name}.{field}: the benchmark says {changed[field]}, "
+                        f"the method's default is {default[field]}"
+                    )
+
+
+def _override(name: str, given: Mapping[str, Any], where: str) -> Any:
+    return fields.override(registry.load("methods", name)(), given, owner=name, flag=where)
