@@ -1,0 +1,107 @@
+"""Every fault of a data set's files at once, before a run trips over the first of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sfdabench.core.dataset import Case, Dataset
+from sfdabench.core.errors import DataFault
+
+Track = Callable[[Sequence[Case]], Iterable[Case]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    root: the folder looked through. cases: split -> number found. labelled: split -> of these,
+    with masks. expected: split -> number in the official release of that layout; empty where no
+    release has these splits. faults: each names its file and the cure; any fault stops a run.
+    notes: worth knowing, in nobody's way.
+    """
+
+    root: Path
+    cases: Mapping[str, int]
+    labelled: Mapping[str, int]
+    expected: Mapping[str, int]
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No fault."""
+        return not self.faults
+
+
+def verify(dataset: Dataset, root: Path, *, track: Track = iter) -> Report:
+    """Scan `root` and read every image and mask in it; `track` may show progress over the cases.
+
+    Raises nothing for bad data: a missing root or layout is a fault of the report as well.
+    """
+    try:
+        scan = dataset.scan(root)
+    except DataFault as fault:
+        return Report(root, {}, {}, {}, (str(fault),), ())
+    faults, notes = list(scan.faults), []
+    absent: Counter[str] = Counter()
+    for case in track(scan.cases):
+        faults += _image_faults(dataset, case) + _label_faults(dataset, case, absent)
+    for name, number in absent.items():
+        notes.append(f"{number} of {len(scan.cases)} masks hold no {name}")
+    cases = Counter(case.split for case in scan.cases)
+    labelled = Counter(case.split for case in scan.cases if case.label)
+    expected = official(dataset.counts, cases)
+    for split, number in expected.items():
+        if split in cases and cases[split] != number:
+            notes.append(f"split '{split}' has {cases[split]} cases, the official release {number}")
+    notes += [
+        f"split '{split}': {number - labelled[split]} of {number} cases have no mask"
+        for split, number in cases.items()
+        if labelled[split] < number
+    ]
+    return Report(root, dict(cases), dict(labelled), expected, tuple(faults), tuple(notes))
+
+
+def official(
+    counts: Mapping[str, Mapping[str, int]], found: Mapping[str, int]
+) -> Mapping[str, int]:
+    """The release whose splits include all those found, the nearest in numbers if several do."""
+    releases = [release for release in counts.values() if found.keys() <= release.keys()]
+    return min(
+        releases,
+        key=lambda release: sum(abs(release[split] - number) for split, number in found.items()),
+        default={},
+    )
+
+
+def _image_faults(dataset: Dataset, case: Case) -> list[str]:
+    try:
+        image, _ = dataset.read_image(case)
+    except DataFault as fault:
+        return [str(fault)]
+    if not np.isfinite(image).all():
+        return [f"{case.image[0]}: holds values that are no numbers; get this file again"]
+    if image.min() == image.max():
+        return [f"{case.image[0]}: one value everywhere; get this file again"]
+    return []
+
+
+def _label_faults(dataset: Dataset, case: Case, absent: Counter[str]) -> list[str]:
+    """Faults of the case's mask; counts in `absent` the classes that it lacks."""
+    if not case.label:
+        return []
+    try:
+        label = dataset.read_label(case)
+    except DataFault as fault:
+        return [str(fault)]
+    present = np.unique(label)
+    unknown = sorted(set(present.tolist()) - set(dataset.labels.values()))
+    if unknown:
+        return [f"{case.label[0]}: label values {unknown} are not among {dict(dataset.labels)}"]
+    absent.update(name for name, value in dataset.labels.items() if value not in present)
+    return []
