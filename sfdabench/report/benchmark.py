@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -235,9 +235,9 @@ def full_fields(benchmark: Benchmark, row: Row, column: Column) -> Fields:
     }
 
 
-def implemented(method: str) -> bool:
-    """Whether every link of a chain is a registered method; imports none of them."""
-    return set(method.split("+")) <= set(registry.names("methods"))
+def implemented(method: str, methods: Collection[str]) -> bool:
+    """Whether every link of a chain is among the registered `methods`."""
+    return set(method.split("+")) <= set(methods)
 
 
 def check_tasks(table: Layout) -> None:
@@ -255,6 +255,7 @@ def validate(benchmark: Benchmark) -> None:
     does not take, and a value in `fields` that is not the default of an existing method.
     Methods that do not exist yet are passed over.
     """
+    methods = registry.names("methods")
     for table in benchmark.tables:
         check_tasks(table)
         protocol = registry.load("protocols", table.protocol)
@@ -269,11 +270,13 @@ def validate(benchmark: Benchmark) -> None:
                     if name not in task.classes:
                         kind = f"class of {block.task}"
                         raise BadInput(f"{where}: {unknown(kind, name, task.classes)}")
-            for row in filter(lambda row: implemented(row.method), table.rows):
-                for name, given in full_fields(benchmark, row, column).items():
+        for row in filter(lambda row: implemented(row.method, methods), table.rows):
+            cells = [full_fields(benchmark, row, column) for column in table.columns]
+            for cell in {repr(cell): cell for cell in cells}.values():
+                for name, given in cell.items():
                     _override(name, given, f"{table.name}, {row.name}")
     for name, given in benchmark.fields.items():
-        if implemented(name):
+        if name in methods:
             default = fields.plain(registry.load("methods", name)())
             changed = fields.plain(_override(name, given, f"fields.{name}"))
             for field in given:

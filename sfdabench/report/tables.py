@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report import benchmark as papers
@@ -187,7 +188,7 @@ def build(
         )
         sections.append(section)
         basis += notes
-        problems += [fault for fault in faults if fault not in problems]
+        problems += dict.fromkeys(faults)
     for unit in dict.fromkeys(column.unit for column in layout.columns):
         tolerance = benchmark.tolerance[unit]
         limit = LIMITS[unit].format(tolerance.limit)
@@ -243,6 +244,7 @@ def _section(
     _check_one_comparison(where, done)
 
     lines, faults = [], []
+    methods = registry.names("methods")
     for row in rows:
         cells = []
         for column in layout.columns:
@@ -253,7 +255,9 @@ def _section(
             if row.method == "source_only":
                 runs, failed = _with_neighbours(runs, done), []
             number = printed.get((layout.name, block.name, row.name, column.name), UNREPORTED)
-            cells.append(_cell(benchmark, layout, block, row, column, number, runs, failed))
+            cells.append(
+                _cell(benchmark, layout, block, row, column, number, runs, failed, methods)
+            )
         lines.append(Line(row.name, _label(row), row.ours, tuple(cells)))
     section = Section(block.name, block.task, tuple(lines))
     by_row = {
@@ -351,6 +355,7 @@ def _cell(
     printed: Reported,
     runs: Sequence[_Run],
     failed: Sequence[Record],
+    methods: Collection[str],
 ) -> Cell:
     notes = [printed.note] if printed.note else []
     notes += [f"seed {r['seed']} failed: {r.get('reason') or 'no reason recorded'}" for r in failed]
@@ -374,8 +379,8 @@ def _cell(
         if printed.value is not None and runs[0].record["data"] == "real":
             difference = mean - printed.value
     if not runs:
-        ready = papers.implemented(row.method)
-        verdict = "failed" if failed else "not run" if ready else "not implemented"
+        missing = "not run" if papers.implemented(row.method, methods) else "not implemented"
+        verdict = "failed" if failed else missing
     elif row.ours:
         verdict = "not in the paper"
     elif why := _why_not(benchmark, layout, block, row, column, runs, failed, mean):
@@ -427,6 +432,8 @@ def _why_not(
     ]
     if changed or record["profile"] != "paper":
         return f"profile: {', '.join(changed) or record['profile']}"
+    if mean is None:
+        return "undefined in a run"
     if column.metric and block.cases is not None:
         scored = _dig(runs[0].scores, layout.protocol, column.classes[0], column.metric) or {}
         count = scored.get("n", 0) + scored.get("undefined", 0)
@@ -436,8 +443,6 @@ def _why_not(
         return row.because
     if failed:
         return f"{len(failed)} of {len(failed) + len(runs)} runs failed"
-    if mean is None:
-        return f"no {column.name} in a record"
     return None
 
 
@@ -465,7 +470,9 @@ def _empties(by_row: Mapping[str, Mapping[str, Record]], protocol: str) -> str:
 
 def _basis(block: Block, done: Sequence[Record], empties: str) -> list[str]:
     """What a block's numbers rest on: source models, recipe, data, devices and empty masks."""
-    recipe = ", ".join(f"{name} {done[0]['recipe'].get(name)}" for name in BASIS)
+    recipe = ", ".join(
+        f"{name} {_short(done[0]['recipe'][name])}" for name in BASIS if done[0]["recipe"].get(name)
+    )
     sources = {r["seed"]: _short(r["source_sha256"]) for r in done}
     manifests = dict.fromkeys(_short(r.get("manifest_sha256")) for r in done)
     devices = dict.fromkeys(f"{r['device']} {r['precision']}" for r in done)
@@ -492,8 +499,10 @@ def _dig(value: Any, *keys: Any) -> Any:
     return value
 
 
-def _short(sha256: str | None) -> str:
-    return (sha256 or "unknown")[:8]
+def _short(sha256: Any) -> str:
+    """The first digits of a hash; other values as they are."""
+    text = "unknown" if sha256 is None else str(sha256)
+    return text[:8] if len(text) == 64 else text
 
 
 def _few(names: Sequence[str]) -> str:
