@@ -20,9 +20,9 @@ class Report:
     """What `verify` found.
 
     root: the folder looked through. cases: split -> number found. labelled: split -> of these,
-    with masks. expected: split -> number in the official release of that layout; empty where no
-    release has these splits. faults: each names its file and the cure; any fault stops a run.
-    notes: worth knowing, in nobody's way.
+    with masks. expected: split -> number in the official release, of the splits found; empty
+    where no release has them all. faults: each names its file and the cure; any fault stops a
+    run. notes: worth knowing, in nobody's way. `str` gives it all as text.
     """
 
     root: Path
@@ -36,6 +36,15 @@ class Report:
     def ok(self) -> bool:
         """No fault."""
         return not self.faults
+
+    def __str__(self) -> str:
+        lines = [str(self.root)]
+        for split, number in self.cases.items():
+            lines.append(f"  {split}: {number} cases, {self.labelled.get(split, 0)} with masks")
+        for kind, texts in (("fault", self.faults), ("note", self.notes)):
+            lines.append(f"{len(texts) or 'no'} {kind}{'s' * (len(texts) != 1)}")
+            lines += [f"  {text}" for text in texts]
+        return "\n".join(lines)
 
 
 def verify(dataset: Dataset, root: Path, *, track: Track = iter) -> Report:
@@ -57,7 +66,7 @@ def verify(dataset: Dataset, root: Path, *, track: Track = iter) -> Report:
     labelled = Counter(case.split for case in scan.cases if case.label)
     expected = official(dataset.counts, cases)
     for split, number in expected.items():
-        if split in cases and cases[split] != number:
+        if cases[split] != number:
             notes.append(f"split '{split}' has {cases[split]} cases, the official release {number}")
     notes += [
         f"split '{split}': {number - labelled[split]} of {number} cases have no mask"
@@ -70,13 +79,14 @@ def verify(dataset: Dataset, root: Path, *, track: Track = iter) -> Report:
 def official(
     counts: Mapping[str, Mapping[str, int]], found: Mapping[str, int]
 ) -> Mapping[str, int]:
-    """The release whose splits include all those found, the nearest in numbers if several do."""
+    """Numbers in the release that has all splits found, the nearest one if several do."""
     releases = [release for release in counts.values() if found.keys() <= release.keys()]
-    return min(
+    nearest = min(
         releases,
         key=lambda release: sum(abs(release[split] - number) for split, number in found.items()),
-        default={},
+        default=None,
     )
+    return {split: nearest[split] for split in found} if nearest else {}
 
 
 def _image_faults(dataset: Dataset, case: Case) -> list[str]:

@@ -1,0 +1,106 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfdabench.datasets.drishti import Drishti
+from sfdabench.datasets.refuge import Refuge
+from sfdabench.prepare.verify import official, verify
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drishti")
+    dataset = Drishti()
+    dataset.phantom_cases = 11
+    dataset.phantom(root, seed=0)
+    return root
+
+
+@pytest.fixture
+def tree(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "tree"))
+
+
+def test_a_sound_tree(tree: Path) -> None:
+    report = verify(Drishti(), tree)
+    assert report.ok
+    assert report.cases == report.labelled == {"train": 6, "test": 5}
+    assert report.expected == {"train": 50, "test": 51}
+    assert "split 'train' has 6 cases, the official release 50" in report.notes
+    assert "no faults" in str(report)
+    assert "train: 6 cases, 6 with masks" in str(report)
+
+
+def test_all_faults_at_once(tree: Path) -> None:
+    cases = Drishti().cases(tree)
+    cases[0].image[0].write_text("not found")
+    cases[1].label[0].write_bytes(cases[1].label[0].read_bytes()[:200])
+    Image.new("RGB", (256, 220), (9, 9, 9)).save(cases[2].image[0])
+    cases[3].label[1].unlink()
+    Image.new("L", (256, 220), 3).save(cases[4].label[0])
+    cases[5].image[0].unlink()
+    report = verify(Drishti(), tree)
+    assert not report.ok
+    wanted = [
+        (cases[3].image[0], "image without mask"),
+        (cases[5].label[0], "mask without image"),
+        (cases[5].label[1], "mask without image"),
+        (cases[0].image[0], "not an image"),
+        (cases[1].label[0], "broken image file"),
+        (cases[2].image[0], "one value everywhere"),
+        (cases[4].label[0], "unknown grey values 3"),
+    ]
+    for path, text in wanted:
+        assert sum(str(path) in fault and text in fault for fault in report.faults) == 1, text
+    assert len(report.faults) == len(wanted)
+    assert all(fault in str(report) for fault in report.faults)
+
+
+def test_absent_classes_are_noted(tree: Path) -> None:
+    case = Drishti().cases(tree)[0]
+    Image.fromarray(np.zeros((220, 256), np.uint8)).save(case.label[1])
+    report = verify(Drishti(), tree)
+    assert report.ok
+    assert "1 of 11 masks hold no cup" in report.notes
+
+
+def test_a_missing_root_is_a_fault(tmp_path: Path) -> None:
+    report = verify(Drishti(), tmp_path / "nowhere")
+    assert not report.ok
+    assert "no such folder" in report.faults[0]
+    assert report.cases == {}
+
+
+def test_unlabelled_cases_are_noted(tmp_path: Path) -> None:
+    dataset = Refuge()
+    dataset.phantom_cases = 10
+    dataset.phantom(tmp_path, seed=0)
+    image = next((tmp_path / "Training400" / "Glaucoma").glob("*.jpg"))
+    (tmp_path / "Test400").mkdir()
+    shutil.copy(image, tmp_path / "Test400" / "T0001.jpg")
+    report = verify(dataset, tmp_path)
+    assert report.ok
+    assert report.labelled["train"] == report.cases["train"]
+    assert "split 'test400': 1 of 1 cases have no mask" in report.notes
+
+
+def test_the_nearest_release_counts() -> None:
+    counts = {"a": {"train": 5, "test": 5}, "b": {"train": 9, "test": 9, "more": 1}}
+    assert official(counts, {"train": 8, "test": 8}) == {"train": 9, "test": 9}
+    assert official(counts, {"train": 5}) == {"train": 5}
+    assert official(counts, {"other": 5}) == {}
+
+
+def test_every_case_is_tracked(tree: Path) -> None:
+    seen = []
+
+    def track(cases):
+        for case in cases:
+            seen.append(case.id)
+            yield case
+
+    verify(Drishti(), tree, track=track)
+    assert len(seen) == 11
