@@ -73,7 +73,8 @@ def verify(dataset: Dataset, root: Path, *, track: Track = iter) -> Report:
         for split, number in cases.items()
         if labelled[split] < number
     ]
-    return Report(root, dict(cases), dict(labelled), expected, tuple(faults), tuple(notes))
+    once = tuple(dict.fromkeys(faults))  # a broken image is in the way of its mask as well
+    return Report(root, dict(cases), dict(labelled), expected, once, tuple(notes))
 
 
 def official(
