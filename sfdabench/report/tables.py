@@ -112,9 +112,14 @@ class _Run:
     scores: Any
 
 
-def list_tables(results: Path | None = None, *, folder: Path | None = None) -> list[Summary]:
+def list_tables(folder: Path | None = None) -> list[str]:
+    """The names of all tables."""
+    return list(papers.find(folder))
+
+
+def summaries(results: Path | None, *, folder: Path | None = None) -> list[Summary]:
     """Every table, with how many of its printed cells the records below `results` measure."""
-    summaries = []
+    found = []
     for name, (_, benchmark) in papers.find(folder).items():
         layout = benchmark.table(name)
         cells, measured, problem = 0, 0, None
@@ -127,8 +132,8 @@ def list_tables(results: Path | None = None, *, folder: Path | None = None) -> l
             printed = [cell for line in lines if not line.ours for cell in line.cells]
             cells = sum(cell.published is not None for cell in printed)
             measured = sum(None not in (cell.published, cell.measured) for cell in printed)
-        summaries.append(Summary(name, layout.title, cells, measured, problem))
-    return summaries
+        found.append(Summary(name, layout.title, cells, measured, problem))
+    return found
 
 
 def table_text(
@@ -301,13 +306,13 @@ def _check_one_comparison(where: str, done: Sequence[Record]) -> None:
     """Raises BadInput where runs of one seed differ in source model or data, or any in recipe."""
 
     def recipe(record: Record) -> str:
-        return ", ".join(f"{name} {record['recipe'].get(name)}" for name in varied)
+        return ", ".join(f"{name} {_brief(record['recipe'].get(name))}" for name in varied)
 
     names = sorted({name for record in done for name in record["recipe"]})
-    varied = [name for name in names if len({repr(r["recipe"].get(name)) for r in done}) > 1]
+    varied = [name for name in names if len({_brief(r["recipe"].get(name)) for r in done}) > 1]
     checks: list[tuple[str, Callable[[Record], Any], Callable[[Record], str]]] = [
-        ("source models", lambda r: r["seed"], lambda r: _short(r["source_sha256"])),
-        ("states of the data", lambda r: r["seed"], lambda r: _short(r.get("manifest_sha256"))),
+        ("source models", lambda r: r["seed"], lambda r: _brief(r["source_sha256"])),
+        ("states of the data", lambda r: r["seed"], lambda r: _brief(r.get("manifest_sha256"))),
         ("source recipes", lambda r: None, recipe),
     ]
     for what, group, key in checks:
@@ -361,8 +366,9 @@ def _cell(
     notes += [f"seed {r['seed']} failed: {r.get('reason') or 'no reason recorded'}" for r in failed]
     if row.read == "best":
         runs = [_Run(r.record, _dig(r.record, "audit", "best", "scores")) for r in runs]
-        epochs = [_dig(run.record, "audit", "best", "epoch") for run in runs]
-        notes += [f"best epoch on test labels: {', '.join(map(str, epochs))}"] if runs else []
+        epochs = [_dig(run.record, "audit", "best", "epoch", layout.protocol) for run in runs]
+        listed = ", ".join("none" if epoch is None else str(epoch + 1) for epoch in epochs)
+        notes += [f"best epoch on test labels, from 1: {listed}"] if runs else []
     values = [_value(run, column, layout.protocol) for run in runs]
     dropped = sum(
         _dig(run.scores, layout.protocol, name, column.metric, "undefined") or 0
@@ -434,11 +440,9 @@ def _why_not(
         return f"profile: {', '.join(changed) or record['profile']}"
     if mean is None:
         return "undefined in a run"
-    if column.metric and block.cases is not None:
-        scored = _dig(runs[0].scores, layout.protocol, column.classes[0], column.metric) or {}
-        count = scored.get("n", 0) + scored.get("undefined", 0)
-        if block.cases not in (count, scored.get("n")):
-            return f"{count} test images, {block.cases} in the paper"
+    cases = _dig(record, "cases", "test")
+    if column.metric and None not in (cases, block.cases) and cases != block.cases:
+        return f"{cases} test images, {block.cases} in the paper"
     if row.because:
         return row.because
     if failed:
@@ -449,7 +453,7 @@ def _why_not(
 def _value(run: _Run, column: Column, protocol: str) -> float | None:
     """A run's number in the column's unit; None where it is undefined or not recorded."""
     if column.curve:
-        curve = _dig(run.record, "curves", column.curve)
+        curve = _dig(run.record, "curves", run.record["method"].split("+")[-1], column.curve)
         values = [curve[0] if isinstance(curve, list) and curve else None]
     else:
         values = [_dig(run.scores, protocol, c, column.metric, "mean") for c in column.classes]
@@ -471,11 +475,11 @@ def _empties(by_row: Mapping[str, Mapping[str, Record]], protocol: str) -> str:
 def _basis(block: Block, done: Sequence[Record], empties: str) -> list[str]:
     """What a block's numbers rest on: source models, recipe, data, devices and empty masks."""
     recipe = ", ".join(
-        f"{name} {_short(done[0]['recipe'][name])}" for name in BASIS if done[0]["recipe"].get(name)
+        f"{name} {_brief(done[0]['recipe'][name])}" for name in BASIS if done[0]["recipe"].get(name)
     )
-    sources = {r["seed"]: _short(r["source_sha256"]) for r in done}
-    manifests = dict.fromkeys(_short(r.get("manifest_sha256")) for r in done)
-    devices = dict.fromkeys(f"{r['device']} {r['precision']}" for r in done)
+    sources = {r["seed"]: _brief(r["source_sha256"]) for r in done}
+    manifests = dict.fromkeys(_brief(r.get("manifest_sha256")) for r in done)
+    devices = dict.fromkeys(f"{r.get('device_name') or r['device']} {r['precision']}" for r in done)
     return [
         f"{block.name}: source model of seed "
         + ", ".join(f"{seed}: {name}" for seed, name in sorted(sources.items()))
@@ -499,9 +503,9 @@ def _dig(value: Any, *keys: Any) -> Any:
     return value
 
 
-def _short(sha256: Any) -> str:
-    """The first digits of a hash; other values as they are."""
-    text = "unknown" if sha256 is None else str(sha256)
+def _brief(value: Any) -> str:
+    """The first digits of a hash, the name of a file (its folder differs between machines)."""
+    text = str(value).rpartition("/")[2]
     return text[:8] if len(text) == 64 else text
 
 

@@ -75,10 +75,11 @@ def put(results):
             "empties": {},
             "source_only": {"scores": scores(0.88, 0.76, cases), "empties": {}},
             "audit": {
-                "best": {"epoch": 3, "scores": scores(disc + 0.01, cup + 0.01, cases)},
-                "last": {"epoch": 20},
+                "best": {"epoch": {"cbmt": 3}, "scores": scores(disc + 0.01, cup + 0.01, cases)},
+                "last": {"epoch": 19},
             },
-            "curves": {"weight": [0.25, 0.3]},
+            "curves": {chain[-1]: {"weight": [0.25, 0.3]}},
+            "cases": {"adapt": 99, "test": cases},
             **keys,
         }
         folder = results / record["task"] / method
@@ -139,7 +140,23 @@ def test_the_starred_row_is_the_audits_best_epoch(put, cells):
     assert cells("cbmt-2", "P-L")["Avg. Dice"].measured == pytest.approx(74)
     best = cells("cbmt-2", "P-L, best epoch*")["Avg. Dice"]
     assert best.measured == pytest.approx(75)
-    assert "best epoch on test labels: 3" in best.note
+    assert "best epoch on test labels, from 1: 4" in best.note
+
+
+def test_a_method_without_epochs_has_no_best_one(put, cells):
+    put("pseudo_label", audit=None)
+    best = cells("cbmt-2", "P-L, best epoch*")["Avg. Dice"]
+    assert (best.measured, best.verdict) == (None, "not comparable (undefined in a run)")
+
+
+def test_where_the_backbone_weights_lie_makes_no_other_recipe(put, cells, results):
+    for seed, folder in enumerate(("/home/a", "/data/b")):
+        recipe = {**RECIPE, "backbone_weights": f"{folder}/mobilenet_v2.pth"}
+        put("cbmt", seed, recipe=recipe, device_name="NVIDIA H200")
+    assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].seeds == 2
+    basis = "\n".join(tables.build("cbmt-1", results, folder=BENCHMARKS).basis)
+    assert "backbone_weights mobilenet_v2.pth" in basis
+    assert "on NVIDIA H200 float32" in basis
 
 
 def test_rows_are_told_apart_by_their_fields(put, cells):
@@ -161,7 +178,7 @@ def test_a_field_set_to_its_default_changes_nothing(put, cells):
 
 
 def test_the_calibration_weight_is_that_of_the_first_epoch(put, cells):
-    put("cbmt", overrides={"cbmt": {"alpha": 0.0}}, curves={"weight": [2.5, 0.1]})
+    put("cbmt", overrides={"cbmt": {"alpha": 0.0}}, curves={"cbmt": {"weight": [2.5, 0.1]}})
     put("cbmt", overrides={"cbmt": {"alpha": 0.1}})
     put("cbmt", overrides={"cbmt": {"alpha": 0.3}}, curves={})
     found = cells("cbmt-3", "ηfg/ηbg")
@@ -309,7 +326,7 @@ def test_mixed_comparisons_are_refused(put, results, keys, message):
     assert "refuge2rimone/cbmt/0.json" in str(error.value)
     assert "refuge2rimone/adabn/0.json" in str(error.value)
     tables.build("cbmt-3", results, folder=BENCHMARKS)  # its runs agree
-    by_name = {s.name: s for s in tables.list_tables(results, folder=BENCHMARKS)}
+    by_name = {s.name: s for s in tables.summaries(results, folder=BENCHMARKS)}
     assert message in by_name["cbmt-1"].problem
     assert by_name["cbmt-3"].measured == 1
 
@@ -384,7 +401,7 @@ def test_unknown_names(results, monkeypatch):
 
 def test_the_list_counts_the_printed_cells(put, results):
     put("cbmt")
-    found = {s.name: (s.cells, s.measured) for s in tables.list_tables(results, folder=BENCHMARKS)}
+    found = {s.name: (s.cells, s.measured) for s in tables.summaries(results, folder=BENCHMARKS)}
     assert found == {
         "cbmt-1": (56, 8),  # CBMT's row, and the unadapted scores beside W/o DA
         "cbmt-2": (12, 2),
@@ -392,7 +409,7 @@ def test_the_list_counts_the_printed_cells(put, results):
         "cbmt-s1": (72, 0),
         "cbmt-s2": (4, 1),
     }
-    empty = tables.list_tables(folder=BENCHMARKS)
+    empty = tables.summaries(None, folder=BENCHMARKS)
     assert [s.measured for s in empty] == [0] * 5
 
 
