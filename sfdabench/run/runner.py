@@ -168,6 +168,7 @@ class _Execution:
             "manifest_sha256": records.digest(
                 {"target": [run.target_train.content, run.target_test.content]}
             ),
+            "spacing_unit": "mm" if all(self.target_test.spacing) else "pixel",
             "cases": {"adapt": len(run.target_train.cases), "test": len(run.target_test.cases)},
             "device": run.device,
             "device_name": _device_name(self.device),

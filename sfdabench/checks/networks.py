@@ -1,0 +1,72 @@
+"""What every network must hold to."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sfdabench.core.network import Network
+
+
+def _build(entry: type[Network], outputs: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    return entry().build(channels=3, outputs=outputs)
+
+
+def check_gives_logits_of_the_input_size(entry: type[Network]) -> None:
+    """Two and five outputs, sides that no stride divides, one image in train mode."""
+    for outputs in (2, 5):
+        module = _build(entry, outputs)
+        for size in ((64, 64), (57, 71)):
+            for count, training in ((2, True), (1, True), (1, False)):
+                module.train(training)
+                logits = module(torch.rand(count, 3, *size))
+                shape = (count, outputs, *size)
+                assert logits.shape == shape, f"{tuple(logits.shape)}, not {shape}"
+                assert torch.isfinite(logits).all(), "not finite"
+
+
+def check_every_parameter_is_trained(entry: type[Network]) -> None:
+    """A parameter that no output depends on is dead weight in every hash."""
+    module = _build(entry).train()
+    module(torch.rand(2, 3, 64, 64)).square().mean().backward()
+    dead = [name for name, p in module.named_parameters() if p.grad is None]
+    assert not dead, f"no gradient: {dead[:3]}"
+
+
+def check_features_are_what_it_declares(entry: type[Network]) -> None:
+    """Methods are matched to networks by these names."""
+    module = _build(entry)
+    has = {
+        "batch_norm": any(isinstance(m, _BatchNorm) for m in module.modules()),
+        "dropout": any(
+            isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in module.modules()
+        ),
+        "penultimate": hasattr(module, "penultimate") and hasattr(module, "classify"),
+    }
+    wrong = [name for name, there in has.items() if there != (name in entry.features)]
+    assert not wrong, f"declared and found differ in: {wrong}"
+
+
+def check_a_deep_copy_is_independent(entry: type[Network]) -> None:
+    """Teacher and student are copies."""
+    module = _build(entry)
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        next(iter(twin.parameters())).add_(1)
+    assert not torch.equal(next(iter(twin.parameters())), next(iter(module.parameters())))
+
+
+def check_penultimate_features_lead_to_the_logits(entry: type[Network]) -> None:
+    """classify(penultimate(x)) = forward(x) in eval mode."""
+    if "penultimate" not in entry.features:
+        return
+    module = _build(entry).eval()
+    images = torch.rand(2, 3, 48, 48)
+    with torch.no_grad():
+        features = module.penultimate(images)  # type: ignore[operator]
+        logits = module.classify(features, (48, 48))  # type: ignore[operator]
+        assert torch.equal(logits, module(images)), "another result than forward"

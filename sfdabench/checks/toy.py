@@ -1,0 +1,211 @@
+"""The toy problem that the contracts run on: two domains of bright blobs, and a small network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfdabench.core.checkpoint import CheckpointKeeper
+from sfdabench.core.context import Clock, Context, LabelledStream, Stream
+from sfdabench.core.method import Method
+from sfdabench.core.seeding import generator, seed_all
+from sfdabench.networks._segmenter import Segmenter
+from sfdabench.networks.unet_small import UNetSmall
+from sfdabench.primitives.losses import segmentation_loss
+from sfdabench.primitives.views import SOURCE
+
+CLASS_NAMES = ("cup", "disc", "vessel", "fovea", "lesion")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A variant of the problem.
+
+    count: target images. size: (H, W). classes: structures, nested under a sigmoid head.
+    foreground: False for a target that shows none. labels: seed of the target's label maps.
+    """
+
+    count: int = 9
+    size: tuple[int, int] = (24, 24)
+    classes: int = 2
+    head: str = "sigmoid"
+    foreground: bool = True
+    labels: int = 0
+
+    @property
+    def values(self) -> tuple[tuple[int, ...], ...]:
+        """Label values of each class: ring k holds value k + 1, class 0 is innermost."""
+        if self.head == "softmax":
+            return tuple((k + 1,) for k in range(self.classes))
+        return tuple(
+            tuple(range(1 + self.classes - 1 - k, self.classes + 1)) for k in range(self.classes)
+        )
+
+
+def draw(toy: Toy, domain: str, count: int, *, foreground: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 3, H, W) uint8 and label maps (N, H, W) uint8: concentric bright rings."""
+    height, width = toy.size
+    y, x = np.mgrid[:height, :width]
+    images, labels = [], []
+    for i in range(count):
+        rng = generator("toy", domain, i)
+        centre = rng.uniform(0.35, 0.65, 2) * (height, width)
+        radius = np.hypot(y - centre[0], x - centre[1]) / (min(height, width) * 0.4)
+        level = np.clip(np.floor((1 - radius) * (toy.classes + 1)) + 0.999, 0, toy.classes)
+        label = level.astype(np.uint8) if foreground else np.zeros(toy.size, np.uint8)
+        tint = (40, 25, 10) if domain == "source" else (25, 35, 20)
+        base = 60 if domain == "source" else 85
+        shown = base + label[None] * np.array(tint)[:, None, None]
+        noise = rng.normal(0, 8 if domain == "source" else 14, (3, height, width))
+        images.append(np.clip(shown + noise, 0, 255).astype(np.uint8))
+        labels.append(label)
+    return np.stack(images), np.stack(labels)
+
+
+def _labelled(
+    toy: Toy, name: str, clock: Clock, images: np.ndarray, labels: np.ndarray
+) -> LabelledStream:
+    return LabelledStream(
+        name=name,
+        images=images,
+        ids=tuple(f"{name}-{i}" for i in range(len(images))),
+        device=CPU,
+        seed=0,
+        clock=clock,
+        labels=labels,
+        classes=toy.values,
+        background=toy.head == "softmax",
+    )
+
+
+@cache
+def _source_model(classes: int, head: str) -> Segmenter:
+    toy = Toy(classes=classes, head=head)
+    seed_all(0)
+    network = UNetSmall(width=4, depth=2).build(channels=3, outputs=classes + (head == "softmax"))
+    model = Segmenter(network)
+    stream = _labelled(toy, "source", Clock(), *draw(toy, "source", 16, foreground=True))
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(12):
+        for images, masks in stream.pairs(8, SOURCE["none"]):
+            loss = segmentation_loss(model(images), masks, head)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return model.eval()
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: no method may catch it."""
+
+
+@dataclass
+class ToyKeeper(CheckpointKeeper):
+    """A keeper that kills the loop on request and looks at the losses."""
+
+    kill_after: int | None = None
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    def end_of_epoch(self, *arguments: Any, **named: Any) -> None:
+        """Save as ever, then die where asked to."""
+        super().end_of_epoch(*arguments, **named)
+        self.seen.append(arguments[:2])
+        if self.kill_after is not None and len(self.seen) > self.kill_after:
+            raise Killed
+
+
+@dataclass
+class Attempt:
+    """What came of one adaptation on the toy."""
+
+    start: Segmenter
+    deployed: nn.Module
+    gradients: dict[str, float]
+
+
+def attempt(
+    method: Method,
+    toy: Toy,
+    work: Path,
+    *,
+    seed: int = 0,
+    kill_after: int | None = None,
+) -> Attempt:
+    """Adapt on the toy; a second call with the same `work` goes on where the first was killed.
+
+    Everything that any need could ask for is at hand, so that a method that reaches for what it
+    does not declare is caught by the grant and by what comes out, not by its absence.
+    """
+    start = _copy(_source_model(toy.classes, toy.head))
+    clock = Clock()
+    images, _ = draw(toy, "target", toy.count, foreground=toy.foreground)
+    _, labels = draw(toy, f"labels-{toy.labels}", toy.count, foreground=toy.foreground)
+    s_images, s_labels = draw(toy, "source", 8, foreground=True)
+    names = CLASS_NAMES[: toy.classes]
+    copies: list[nn.Module] = []
+    gradients: dict[str, float] = {}
+
+    def look(losses: Mapping[str, Tensor]) -> None:
+        parameters = [p for model in copies for p in model.parameters() if p.requires_grad]
+        for name, loss in losses.items():
+            gradients.setdefault(name, 0.0)
+            if loss.requires_grad and parameters:
+                found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                largest = max(float(g.abs().max()) for g in found if g is not None)
+                gradients[name] = max(gradients[name], largest)
+
+    context = _RecordingContext(
+        clock=clock,
+        keeper=ToyKeeper(work, at_step=look, patience=0.0, kill_after=kill_after),
+        needs=method.needs,
+        classes=names,
+        head=toy.head,
+        seed=seed,
+        start_model=start,
+        target=Stream(
+            name="target",
+            images=images,
+            ids=tuple(f"target-{i}" for i in range(toy.count)),
+            device=CPU,
+            seed=seed,
+            clock=clock,
+        ),
+        granted={
+            "target_labels": _labelled(toy, "target", clock, images, labels),
+            "source_data": _labelled(toy, "source", clock, s_images, s_labels),
+            "class_ratio": {
+                name: float(np.isin(s_labels, values).mean())
+                for name, values in zip(names, toy.values, strict=True)
+            },
+        },
+        copies=copies,
+    )
+    seed_all(seed)
+    deployed = method.adapt(context)
+    return Attempt(start, deployed, gradients)
+
+
+@dataclass(kw_only=True)
+class _RecordingContext(Context):
+    """Remembers the models it hands out, to look at their gradients."""
+
+    copies: list[nn.Module]
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        self.copies.append(model)
+        return model
+
+
+def _copy(model: Segmenter) -> Segmenter:
+    import copy
+
+    return copy.deepcopy(model)

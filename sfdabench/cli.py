@@ -1,0 +1,487 @@
+"""The command `sfdabench`. Imports what a command needs only when that command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sfdabench import __version__
+from sfdabench.core.errors import BadInput, RunFailed
+from sfdabench.core.near import unknown
+
+if TYPE_CHECKING:
+    from sfdabench.core.dataset import Dataset
+    from sfdabench.run.plan import Run
+
+KINDS = ("methods", "tasks", "datasets", "networks", "protocols", "tables")
+
+
+class Group(click.Group):
+    """A group whose unknown commands are answered with the near ones."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say what is near before click says that it is unknown."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise click.UsageError(unknown("command", name, self.commands))
+        return super().resolve_command(ctx, args)
+
+
+def main() -> None:
+    """Run the command line; 0 done, 1 a run failed, 2 bad input."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except BadInput as error:
+        _stop(str(error), 2)
+    except RunFailed as error:
+        _stop(str(error), 1)
+    except click.exceptions.Abort:
+        _stop("interrupted; the same command goes on from the last saved epoch", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader (such as `head`) has gone; keep Python from failing again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _stop(f"{where}{error.strerror or error}", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(f"sfdabench: {message}", err=True)
+    sys.exit(code)
+
+
+def _use_plugins(_: click.Context, __: click.Parameter, folder: Path | None) -> None:
+    if folder is not None:
+        from sfdabench.core.registry import add_plugins
+
+        add_plugins(folder)
+
+
+def plugins(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flag --plugins DIR."""
+    return click.option(
+        "--plugins",
+        type=click.Path(path_type=Path),
+        envvar="SFDABENCH_PLUGINS",
+        callback=_use_plugins,
+        expose_value=False,
+        is_eager=True,
+        help="Folder whose methods/, datasets/, tasks/, networks/, protocols/ add entries.",
+    )(command)
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder of real data (or SFDABENCH_DATA).",
+)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sfdabench")
+def cli() -> None:
+    """Source-free domain adaptation for medical image segmentation, under one evaluator.
+
+    First: sfdabench run --method cbmt --task refuge2rimone
+    """
+
+
+@cli.command()
+@click.option("--method", required=True, help="NAME, or NAME+NAME for a chain.")
+@click.option("--task", required=True, help="A name from `sfdabench list tasks`.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Run SEED, SEED+1, ...")
+@data_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of the records.",
+)
+@click.option("--profile", help="paper (default on real data) or phantom (default without data).")
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Field of a method.")
+@click.option(
+    "--source-set",
+    "source_settings",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Field of the source recipe or its network, such as size=128 or epochs=30.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the network while adapting and predicting; the source is trained in float32.",
+)
+@click.option("--force", is_flag=True, help="Run again although a record exists.")
+@click.option("--json", "as_json", is_flag=True, help="One object a run on standard output.")
+@plugins
+def run(
+    method: str,
+    task: str,
+    seed: int,
+    seeds: int,
+    data: Path | None,
+    out: Path,
+    profile: str | None,
+    settings: tuple[str, ...],
+    source_settings: tuple[str, ...],
+    device: str,
+    precision: str,
+    force: bool,
+    as_json: bool,
+) -> int:
+    """Adapt a source model to a task's target, score it, and keep a record.
+
+    Without data the task runs on its phantom, and says so.
+    """
+    from sfdabench.core.progress import Progress
+    from sfdabench.run.plan import resolve
+    from sfdabench.store.records import read
+
+    progress = Progress()
+    planned = [
+        resolve(
+            method=method,
+            task=task,
+            seed=one,
+            data=data,
+            out=out,
+            profile=profile,
+            settings=settings,
+            source_settings=source_settings,
+            device=device,
+            precision=precision,
+            progress=progress,
+        )
+        for one in range(seed, seed + seeds)
+    ]
+    failures = 0
+    for one in planned:
+        progress.say(_heading(one))
+        record = None
+        if one.record_path.exists() and not force:
+            record = read(one.record_path)
+        if record is None or record["status"] != "done":
+            from sfdabench.run.runner import execute
+
+            record = execute(one, progress, force=force)
+        else:
+            progress.say(f"found {_shown(one.record_path)}")
+        failures += record["status"] != "done"
+        if as_json:
+            click.echo(json.dumps(_summary(record, one.record_path)))
+        else:
+            _print_scores(record, one.record_path)
+    return 1 if failures else 0
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it can be said from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _heading(one: Run) -> str:
+    data = "PHANTOM data (synthetic; no --data given)" if one.data == "phantom" else "real data"
+    return f"{one.method_name} on {one.task_name}, seed {one.seed}: {data}, {one.profile} profile"
+
+
+def _means(scores: dict[str, Any]) -> dict[str, Any]:
+    return {
+        protocol: {
+            name: {metric: value["mean"] for metric, value in metrics.items()}
+            for name, metrics in classes.items()
+        }
+        for protocol, classes in scores.items()
+    }
+
+
+def _summary(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    summary = {name: record[name] for name in ("status", "task", "method", "seed", "data")}
+    summary["record"] = str(path)
+    summary["source_sha256"] = record["source_sha256"]
+    summary["deployed_sha256"] = record["deployed_sha256"]
+    summary["seconds"] = record["seconds"]["total"]
+    summary["scores"] = _means(record["scores"])
+    summary["source_only"] = _means(record["source_only"].get("scores", {}))
+    if record["status"] != "done":
+        summary["reason"] = record["reason"]
+    return summary
+
+
+def _print_scores(record: dict[str, Any], path: Path) -> None:
+    if record["status"] != "done":
+        click.echo(f"failed: {record['reason']}\nrecord: {_shown(path)}", err=True)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    label = "PHANTOM" if record["data"] == "phantom" else "real"
+    table = Table(title=f"{record['method']} on {record['task']} ({label} data)")
+    for column in ("protocol", "class", "metric"):
+        table.add_column(column)
+    for column in ("source only", record["method"], "change", "undefined"):
+        table.add_column(column, justify="right")
+    before = record["source_only"]["scores"]
+    for protocol, classes in record["scores"].items():
+        for name, metrics in classes.items():
+            for metric, value in metrics.items():
+                old, new = before[protocol][name][metric]["mean"], value["mean"]
+                percent = metric in ("dice", "iou")
+                scale = 100 if percent else 1
+                unit = " %" if percent else " px" if record["spacing_unit"] == "pixel" else " mm"
+                table.add_row(
+                    protocol,
+                    name,
+                    metric + unit,
+                    "-" if old is None else f"{old * scale:.2f}",
+                    "-" if new is None else f"{new * scale:.2f}",
+                    "-" if None in (old, new) else f"{(new - old) * scale:+.2f}",
+                    str(value["undefined"]),
+                )
+        table.add_section()
+    Console(width=max(80, Console().width)).print(table)
+    audit = record["audit"]
+    if audit:
+        for protocol, gap in audit["gap"].items():
+            click.echo(
+                f"selection audit ({protocol}): the best epoch on test labels (oracle, never "
+                f"deployed) is {audit['best']['epoch'][protocol] + 1} of "
+                f"{audit['last']['epoch'] + 1}, {100 * gap:.2f} Dice points above the last"
+            )
+    click.echo(f"record: {_shown(path)}")
+
+
+@cli.command(name="list")
+@click.argument("kind", metavar="|".join(KINDS))
+@plugins
+def list_(kind: str) -> None:
+    """List the entries of a kind."""
+    if kind not in KINDS:
+        raise BadInput(unknown("kind", kind, KINDS))
+    if kind == "tables":
+        from sfdabench.report.tables import list_tables
+
+        for name in list_tables():
+            click.echo(name)
+        return
+    from sfdabench.core.registry import names
+
+    for name in names(kind):
+        click.echo(name)
+
+
+@cli.command()
+@click.argument("name")
+@plugins
+def show(name: str) -> None:
+    """Show an entry: what it is, where it comes from, its fields and their defaults."""
+    from sfdabench.core import registry
+
+    kinds = [kind for kind in registry.FOLDERS if name in registry.names(kind)]
+    if not kinds:
+        every = [entry for kind in registry.FOLDERS for entry in registry.names(kind)]
+        raise BadInput(unknown("entry", name, every))
+    for i, kind in enumerate(kinds):
+        from sfdabench.report.describe import describe_entry
+
+        click.echo(("\n" if i else "") + describe_entry(kind, name))
+
+
+@cli.command()
+@click.argument("name")
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of the records.",
+)
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["text", "markdown", "csv", "latex"]),
+    default="text",
+    show_default=True,
+)
+@click.option(
+    "--data", type=click.Choice(["real", "phantom"]), help="Default: real if there is any."
+)
+@click.option("--profile", help="Only records of this profile.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+@plugins
+def table(
+    name: str, results: Path, fmt: str, data: str | None, profile: str | None, out: Path | None
+) -> None:
+    """Set each published number of a paper's table beside the measured one, with a verdict."""
+    from sfdabench.report.tables import table_text
+
+    text = table_text(name, results, fmt, data=data, profile=profile)
+    if out is None:
+        click.echo(text)
+        return
+    from sfdabench.core.files import atomic
+
+    with atomic(out) as file:
+        file.write(text if text.endswith("\n") else f"{text}\n")
+    click.echo(f"wrote {out}", err=True)
+
+
+@cli.group(cls=Group)
+def data() -> None:
+    """Describe, verify and synthesise data sets."""
+
+
+def _dataset(name: str) -> Dataset:
+    from sfdabench.core.registry import load
+
+    return load("datasets", name)()
+
+
+@data.command(name="describe")
+@click.argument("name")
+@plugins
+def data_describe(name: str) -> None:
+    """Licence, citation, where to register, the expected tree."""
+    from sfdabench.report.describe import describe_entry
+
+    click.echo(describe_entry("datasets", name))
+
+
+@data.command(name="verify")
+@click.argument("name")
+@data_option
+@plugins
+def data_verify(name: str, data: Path | None) -> int:
+    """Read every image and mask, and report all faults at once."""
+    from sfdabench.core.paths import data_root
+    from sfdabench.prepare.verify import verify
+
+    root = data_root(data)
+    if root is None:
+        raise BadInput("data verify: give --data DIR or set SFDABENCH_DATA")
+    report = verify(_dataset(name), root)
+    click.echo(str(report))
+    return 2 if report.faults else 0
+
+
+@data.command(name="phantom")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@plugins
+def data_phantom(name: str, out: Path, seed: int) -> None:
+    """Write the synthetic cases of a data set in its authors' layout."""
+    from sfdabench.core.paths import check_writable
+
+    dataset = _dataset(name)
+    check_writable(out, "--out")
+    if any(out.iterdir()):
+        raise BadInput(f"--out {out}: not empty; name a new folder")
+    dataset.phantom(out, seed)
+    click.echo(f"{len(dataset.cases(out))} synthetic cases of {name} in {out}")
+
+
+@cli.command()
+@click.option("--prediction", type=click.Path(path_type=Path), required=True)
+@click.option("--reference", type=click.Path(path_type=Path), required=True)
+@click.option("--protocol", default="strict", show_default=True)
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME=VALUE[,VALUE]",
+    help="Label values of a class, such as disc=0,128. Default: each value but 0 is a class.",
+)
+@click.option("--json", "as_json", is_flag=True)
+@plugins
+def score(
+    prediction: Path, reference: Path, protocol: str, classes: tuple[str, ...], as_json: bool
+) -> None:
+    """Score saved masks (PNG or NIfTI), two files or two folders of equal names."""
+    from sfdabench.evaluate.saved import parse_classes, score_saved
+
+    rows = score_saved(prediction, reference, protocol, parse_classes(classes) or None)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    metrics = [key for key in rows[0] if key not in ("case", "label", "undefined")]
+    shown = Table(title=f"{protocol}: distances in mm where the files say so, else pixels")
+    for column in ("case", "label", *metrics, "undefined"):
+        shown.add_column(column)
+    for row in rows:
+        values = ["-" if row[m] is None else f"{row[m]:.4f}" for m in metrics]
+        shown.add_row(row["case"], str(row["label"]), *values, ", ".join(row["undefined"]))
+    Console(width=max(100, Console().width)).print(shown)
+
+
+@cli.command()
+@click.argument("name")
+@plugins
+def check(name: str) -> int:
+    """Hold an entry against its contract, on a toy problem, in seconds."""
+    from sfdabench.checks import check_entry
+
+    outcomes = check_entry(name)
+    for outcome in outcomes:
+        mark = "ok  " if outcome.passed else "FAIL"
+        click.echo(f"{mark} {outcome.name}" + (f": {outcome.detail}" if outcome.detail else ""))
+    failed = sum(not outcome.passed for outcome in outcomes)
+    click.echo(f"{len(outcomes) - failed} of {len(outcomes)} contracts hold")
+    return 1 if failed else 0
+
+
+@cli.group(cls=Group)
+def new() -> None:
+    """Write the skeleton of an entry."""
+
+
+@new.command(name="method")
+@click.argument("name")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("plugins"),
+    show_default=True,
+    help="Plug-in folder; `--out sfdabench` inside a checkout adds it to the suite.",
+)
+def new_method(name: str, out: Path) -> None:
+    """Write methods/NAME.py under --out, ready to run and to check."""
+    from sfdabench.checks.skeleton import write_method
+
+    path = write_method(name, out)
+    flag = "" if out.name == "sfdabench" else f" --plugins {out}"
+    click.echo(
+        f"wrote {path}\nnext: sfdabench check {name}{flag}\n"
+        f"then: sfdabench run --method {name} --task refuge2rimone{flag}"
+    )
+
+
+@cli.command()
+def doctor() -> int:
+    """Check this installation: versions, device, folders, speed settings."""
+    from sfdabench.checks.doctor import examine
+
+    lines, healthy = examine()
+    for line in lines:
+        click.echo(line)
+    return 0 if healthy else 1

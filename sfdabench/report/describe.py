@@ -1,0 +1,120 @@
+"""An entry as text: what it is, where it comes from, its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, get_type_hints
+
+from sfdabench.core import registry
+from sfdabench.core.dataset import Dataset
+from sfdabench.core.fields import describe
+from sfdabench.core.method import Paper
+from sfdabench.core.protocol import Protocol
+from sfdabench.core.task import Task
+
+
+def describe_entry(kind: str, name: str) -> str:
+    """The page that `sfdabench show` prints."""
+    entry = registry.load(kind, name)
+    if isinstance(entry, Task):
+        body = _task(entry)
+    elif isinstance(entry, Protocol):
+        body = _protocol(entry)
+    elif issubclass(entry, Dataset):
+        body = _dataset(entry)
+    else:
+        body = _configurable(entry, kind)
+    return "\n".join([f"{name} ({kind.removesuffix('s')})", "", *body])
+
+
+def _paper(paper: Paper | None) -> list[str]:
+    if paper is None:
+        return ["paper: none (ours)"]
+    return [f"paper: {paper.title} ({paper.venue})", f"       {paper.url}"]
+
+
+def _task(task: Task) -> list[str]:
+    sources = ", ".join(f"{d.dataset} [{d.train} / {d.test}]" for d in task.source)
+    lines = [
+        task.title,
+        *_paper(task.paper),
+        f"source: {sources}",
+        f"target: {task.target.dataset}, adapts on [{task.target.train}], "
+        f"scored on [{task.target.test}]",
+        f"classes: {', '.join(task.classes)} ({task.head} head)",
+        f"protocols: {', '.join(task.protocols)}",
+    ]
+    for name, recipe in task.profiles.items():
+        lines += ["", f"profile {name} (--source-set FIELD=VALUE):"]
+        lines += [f"  {f.name} = {getattr(recipe, f.name)}" for f in dataclasses.fields(recipe)]
+    return lines
+
+
+def _protocol(protocol: Protocol) -> list[str]:
+    shown = [f for f in dataclasses.fields(protocol) if f.name not in ("title", "paper")]
+    return [
+        protocol.title,
+        *_paper(protocol.paper),
+        "",
+        *(f"  {f.name} = {getattr(protocol, f.name)}" for f in shown),
+    ]
+
+
+def _dataset(dataset: type[Dataset]) -> list[str]:
+    card = dataset.card
+    tree = [f"  {line}" for line in card.tree.splitlines()]
+    counts = [
+        f"  {layout}: " + ", ".join(f"{split} {n}" for split, n in splits.items())
+        for layout, splits in dataset.counts.items()
+    ]
+    return [
+        card.title,
+        f"licence: {card.licence}",
+        f"url: {card.url}",
+        f"cite: {card.citation}",
+        f"obtain: {card.obtain}",
+        "labels: " + ", ".join(f"{n} = {v}" for n, v in dataset.labels.items()),
+        "expected tree under --data:",
+        *tree,
+        "official counts:",
+        *counts,
+    ]
+
+
+def _provenance(entry: type) -> dict[str, str]:
+    """Field -> the comment behind its default: where the number comes from."""
+    lines = inspect.getsource(entry).splitlines()
+    found = {}
+    for line in lines:
+        code, hash_, comment = line.partition("  # ")
+        name = code.strip().partition(":")[0]
+        if hash_ and name.isidentifier():
+            found[name] = comment.strip()
+    return found
+
+
+def _configurable(entry: Any, kind: str) -> list[str]:
+    lines = [inspect.cleandoc(entry.__doc__ or ""), ""]
+    if kind == "methods":
+        needs = entry.needs
+        lines += [
+            *_paper(entry.paper),
+            f"setting: {needs.setting}; heads: {', '.join(needs.heads)}; "
+            f"changes: {', '.join(sorted(needs.changes)) or 'nothing'}",
+        ]
+        if needs.network:
+            lines.append(f"needs of the network: {', '.join(sorted(needs.network))}")
+        flag = "--set"
+    else:
+        lines.append(f"features: {', '.join(sorted(entry.features)) or 'none'}")
+        flag = "--source-set"
+    fields = dataclasses.fields(entry)
+    if fields:
+        origin = _provenance(entry)
+        hints = get_type_hints(entry)
+        lines += ["", f"fields ({flag} FIELD=VALUE):"]
+        for f in fields:
+            note = f"  # {origin[f.name]}" if f.name in origin else ""
+            lines.append(f"  {f.name} = {f.default!r} ({describe(hints[f.name])}){note}")
+    return lines
