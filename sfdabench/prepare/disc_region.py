@@ -41,35 +41,42 @@ def centre_from_label(label: np.ndarray) -> tuple[float, float]:
 def locate_disc(image: np.ndarray) -> tuple[float, float]:
     """Centre (row, column) of the optic disc in a full RGB frame (3, H, W), 0..255; no label.
 
-    A disc is the place that is brighter than its ring at the scale of a disc, in red as in green
-    (exudates and lesions are smaller), and where dark vessels run through it from top to bottom.
+    A disc is the place that is brighter and yellower than its ring at the scale of a disc (spots
+    of exudate are smaller, and uneven light changes no hue), and that dark vessels run through
+    from top to bottom. The centroid of the bright region there is its centre.
     """
-    step = max(1, round(image.shape[1] / GRID))
+    step = -(-image.shape[1] // GRID)
     rows, columns = (length // step * step for length in image.shape[1:])
     blocks = image[:2, :rows, :columns].reshape(2, rows // step, step, columns // step, step)
     red, green = np.asarray(blocks.mean((2, 4)), np.float32)
-    height = red.shape[0]
-    seen = ndimage.binary_erosion(red > 0.15 * np.percentile(red, 95), iterations=height // 40)
-    light = 0.5 * red + green
-    even = light / np.maximum(_masked_blur(light, seen, 0.35 * height), 1)
-
-    score = np.zeros_like(even)
-    for diameter in (0.8 * DISC, 1.2 * DISC, 1.6 * DISC):
-        radius = diameter * height / 2
-        inner = _masked_blur(even, seen, 0.6 * radius)
-        outer = _masked_blur(even, seen, 1.6 * radius)
-        score = np.maximum(score, inner - outer)
-    score /= max(score.max(), 1e-6)
-    # Vessels: darker than their surroundings left and right, over a stretch of a disc's height.
-    narrow = ndimage.gaussian_filter1d(green, 0.8, axis=1)
-    wide = ndimage.gaussian_filter1d(green, 4, axis=1)
-    vessels = np.clip((wide - narrow) / np.maximum(wide, 1), 0, 0.3) * seen
+    height, width = red.shape
     reach = DISC * height
+    seen = red > 0.15 * np.percentile(red, 95)
+    seen = ndimage.binary_erosion(seen, iterations=max(1, height // 40))
+    light = (0.5 * red + green) * green / np.maximum(red, 1)
+    even = light / np.maximum(_masked_blur(light, seen, 2 * reach), 1e-3)
+
+    disc = np.zeros_like(even)
+    for radius in (0.4 * reach, 0.6 * reach, 0.8 * reach):
+        contrast = _masked_blur(even, seen, 0.6 * radius) - _masked_blur(even, seen, 1.6 * radius)
+        disc = np.maximum(disc, contrast)
+    narrow, wide = (ndimage.gaussian_filter1d(green, sigma, axis=1) for sigma in (0.8, 4))
+    vessels = np.clip((wide - narrow) / np.maximum(wide, 1), 0, 0.3) * seen
     crowd = ndimage.gaussian_filter(vessels, (0.9 * reach, 0.35 * reach))
-    crowd /= max(crowd.max(), 1e-6)
-    best = np.where(seen, score * (0.4 + crowd), -1)
-    row, column = np.unravel_index(best.argmax(), best.shape)
-    return (float(row) + 0.5) * step, (float(column) + 0.5) * step
+    score = np.where(seen, disc * (0.4 + crowd / max(crowd.max(), 1e-6)), -1)
+
+    row, column = np.unravel_index(score.argmax(), score.shape)
+    y, x = np.ogrid[:height, :width]
+    near = seen & ((y - row) ** 2 + (x - column) ** 2 < reach**2)
+    centre = float(row), float(column)
+    if near.any():
+        smooth = ndimage.gaussian_filter(even, 1)
+        middle = (smooth[near].min() + smooth[near].max()) / 2
+        weight = np.where(near, np.maximum(smooth - middle, 0), 0)
+        if weight.any():
+            total = weight.sum()
+            centre = float((weight * y).sum() / total), float((weight * x).sum() / total)
+    return (centre[0] + 0.5) * step, (centre[1] + 0.5) * step
 
 
 def _masked_blur(values: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
