@@ -1,0 +1,30 @@
+"""Puts the data folders (benchmarks, datasets, results) into the wheel; all else is in setup.cfg."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+FOLDERS = ("benchmarks", "datasets", "results")
+KEPT = {".toml", ".csv", ".md", ".json"}
+
+
+class BuildWithData(build_py):
+    """The package, and below it as sfdabench/shipped what it reads at run time."""
+
+    def run(self) -> None:
+        """Copy text only: no model, no image."""
+        super().run()
+        if self.editable_mode:  # a checkout reads its own folders
+            return
+        root = Path(__file__).parent
+        for folder in FOLDERS:
+            for path in sorted((root / folder).rglob("*")):
+                if path.is_file() and path.suffix in KEPT:
+                    copy = Path(self.build_lib, "sfdabench", "shipped", path.relative_to(root))
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
+
+
+setup(cmdclass={"build_py": BuildWithData})

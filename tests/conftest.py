@@ -1,0 +1,35 @@
+"""One cache for the session, the test plug-ins, one thread, and no data from outside."""
+
+from pathlib import Path
+
+import pytest
+
+from sfdabench.core import registry
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+def pytest_configure(config):
+    registry.add_plugins(PLUGINS)
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(request, monkeypatch, session_cache):
+    monkeypatch.setenv("SFDABENCH_CACHE", str(session_cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if request.node.get_closest_marker("data") is None:
+        monkeypatch.delenv("SFDABENCH_DATA", raising=False)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            import torch
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device here"))
