@@ -15,3 +15,21 @@ def weighted_bce(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     weight = weight.expand_as(logits)
     losses = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
     return losses / weight.sum()
+
+
+def segmentation_loss(
+    logits: Tensor, target: Tensor, head: str, keep: Tensor | None = None
+) -> Tensor:
+    """Mean cross-entropy of the head: binary per channel (sigmoid) or over channels (softmax).
+
+    logits, target: (B, K, H, W), target in 0..1. keep: (B, 1, H, W), weight of each pixel; where
+    it keeps none the loss is zero, with a gradient of zero.
+    """
+    if head == "sigmoid":
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    else:
+        losses = -(target * F.log_softmax(logits, dim=1)).sum(dim=1, keepdim=True)
+    if keep is None:
+        return losses.mean()
+    keep = keep.expand_as(losses)
+    return (losses * keep).sum() / keep.sum().clamp(min=1)

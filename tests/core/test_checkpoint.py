@@ -61,9 +61,9 @@ def test_a_loop_with_other_state_is_an_error():
 
 def test_random_states_come_back(tmp_path):
     write(tmp_path / "c", random_states())
-    drawn = random.random(), np.random.rand(), torch.rand(1)
+    drawn = random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
     restore_random_states(read(tmp_path / "c"))
-    assert (random.random(), np.random.rand(), torch.rand(1)) == drawn
+    assert (random.random(), np.random.rand(), torch.rand(1)) == drawn  # noqa: NPY002
 
 
 def test_keyed_generators_are_independent_of_order():

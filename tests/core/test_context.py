@@ -41,7 +41,9 @@ def test_a_pass_covers_every_image_once_with_a_short_last_batch():
 def test_a_view_depends_on_the_sample_not_on_its_batch():
     def seen(size):
         batches = Stream(**stream()).batches(size, noise=noisy)
-        return {i: v.item() for b in batches for i, v in zip(b.ids, b.noise[:, 0, 0, 0])}
+        return {
+            i: v.item() for b in batches for i, v in zip(b.ids, b.noise[:, 0, 0, 0], strict=True)
+        }
 
     assert seen(2) == seen(5)
 

@@ -1,0 +1,52 @@
+"""The modules of `unet_small`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UNet(nn.Module):
+    """U-Net with batch norm, strided down and nearest up; `widths` from the first level down."""
+
+    def __init__(self, channels: int, outputs: int, widths: list[int]) -> None:
+        super().__init__()
+        self.stem = _block(channels, widths[0])
+        self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(_block(b + a, a) for a, b in reversed([*pairwise(widths)]))
+        self.classifier = nn.Conv2d(widths[0], outputs, 1)
+
+    def penultimate(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> features (B, width, H, W)."""
+        maps = self.stem(images)
+        skips = []
+        for block in self.down:
+            skips.append(maps)
+            maps = block(maps)
+        for block, skip in zip(self.up, reversed(skips), strict=True):
+            # to the size of the skip, which is not always twice the size: odd images
+            maps = F.interpolate(maps, size=skip.shape[-2:], mode="nearest")
+            maps = block(torch.cat((maps, skip), dim=1))
+        return maps
+
+    def classify(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Penultimate features -> logits (B, K, *size); their size is that of the image."""
+        return self.classifier(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, K, H, W)."""
+        return self.classify(self.penultimate(images), (images.shape[-2], images.shape[-1]))
+
+
+def _block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,102 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from sfdabench.core.errors import BadInput
+from sfdabench.run.plan import choose_device, resolve
+
+
+def plan(tmp_path, **changes):
+    values = {"method": "cbmt", "task": "tiny", "seed": 0, "data": None, "profile": None}
+    return resolve(**(values | {"out": tmp_path / "out", "device": "cpu"} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "cbtm"}, "unknown method 'cbtm': did you mean cbmt"),
+        ({"task": "tinny"}, "unknown task 'tinny': did you mean tiny"),
+        ({"profile": "papper"}, "unknown profile 'papper': did you mean paper"),
+        ({"settings": ["emma=0.9"]}, "did you mean ema"),
+        ({"settings": ["ema=2"]}, "field 'ema' of method cbmt"),
+        ({"settings": ["dpl.ema=0.9"]}, "unknown method of this run 'dpl'"),
+        ({"method": "cbmt+mean_teacher", "settings": ["ema=0.9"]}, "say cbmt.ema"),
+        ({"method": "cbmt+cbmt"}, "once"),
+        ({"source_settings": ["epoch=3"]}, "did you mean epochs"),
+        ({"source_settings": ["epochs=0"]}, "--source-set epochs=0"),
+        ({"source_settings": ["width=wide"]}, "--source-set width=wide"),
+        ({"source_settings": ["network=unet"]}, "unknown network 'unet': did you mean unet_small"),
+        ({"source_settings": ["augmentation=strong"]}, "--source-set augmentation=strong"),
+        ({"source_settings": ["backbone_weights=/absent.pth"]}, r"/absent\.pth: no such file"),
+        ({"data": Path("/no/such/folder")}, "--data /no/such/folder: no such folder"),
+    ],
+)
+def test_bad_flags_are_named_before_anything_is_computed(tmp_path, changes, message):
+    with pytest.raises(BadInput, match=message):
+        plan(tmp_path, **changes)
+
+
+def test_a_configured_root_without_the_data_is_an_error(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match=str(tmp_path)):
+        plan(tmp_path, data=tmp_path)
+    monkeypatch.setenv("SFDABENCH_DATA", str(tmp_path / "absent"))
+    with pytest.raises(BadInput, match="SFDABENCH_DATA"):
+        plan(tmp_path)
+
+
+def test_cuda_where_there_is_none(tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(BadInput, match="--device cuda"):
+        choose_device("cuda")
+    assert choose_device("auto") == "cpu"
+
+
+def test_out_that_is_a_file(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(BadInput, match="--out"):
+        plan(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_out_that_cannot_be_written(tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(BadInput, match="cannot be written"):
+        plan(tmp_path)
+
+
+def test_a_full_disk_is_found_before_training(tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    with pytest.raises(BadInput, match=r"1 MiB free, about 100 MiB needed"):
+        plan(tmp_path)
+
+
+def test_the_key_holds_all_that_moves_a_number(tmp_path):
+    base = plan(tmp_path)
+    others = [
+        plan(tmp_path, seed=1),
+        plan(tmp_path, settings=["ema=0.97"]),
+        plan(tmp_path, source_settings=["epochs=3"]),
+        plan(tmp_path, source_settings=["width=6"]),
+        plan(tmp_path, precision="bfloat16"),
+        plan(tmp_path, method="mean_teacher"),
+        plan(tmp_path, method="cbmt+adabn"),
+    ]
+    assert len({run.key for run in (base, *others)}) == len(others) + 1
+    assert plan(tmp_path, settings=["ema=0.98"]).key == base.key
+    assert {run.source_key == base.source_key for run in others[1:2]} == {True}
+
+
+def test_profiles_follow_the_data(tmp_path):
+    run = plan(tmp_path)
+    assert (run.profile, run.data) == ("phantom", "phantom")
+    assert run.recipe.size == 32
+    paper = plan(tmp_path, profile="paper", source_settings=["size=64"])
+    assert (paper.profile, paper.data, paper.recipe.size) == ("paper", "phantom", 64)
+    assert paper.source_overrides == {"size": 64}

@@ -1,0 +1,218 @@
+"""A whole run in this process, on a task of a few seconds."""
+
+import csv
+import json
+
+import pytest
+
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
+from sfdabench.core.progress import Progress
+from sfdabench.run.plan import resolve
+from sfdabench.store import records
+
+QUIET = Progress(quiet=True)
+
+
+def plan(out, method="source_only", **changes):
+    return resolve(
+        **({"method": method, "task": "tiny", "seed": 0, "data": None, "profile": None} | changes),
+        out=out,
+        device="cpu",
+    )
+
+
+def go(run, **changes):
+    from sfdabench.run.runner import execute
+
+    return execute(run, QUIET, **changes)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def adapted(out, session_cache):
+    import os
+
+    os.environ["SFDABENCH_CACHE"] = str(session_cache)
+    run = plan(out, "cbmt", settings=["epochs=3"])
+    return run, go(run)
+
+
+def test_record_holds_what_a_reader_asks_for(adapted):
+    run, record = adapted
+    assert record["status"] == "done", record.get("traceback")
+    assert record == json.loads(run.record_path.read_text()) | {}
+    assert record["data"] == "phantom"
+    assert record["fields"]["cbmt"]["epochs"] == 3
+    assert record["overrides"] == {"cbmt": {"epochs": 3}}
+    assert record["setting"] == "SFDA"
+    assert record["device"] == "cpu"
+    assert record["precision"] == "float32"
+    assert record["threads"] >= 1
+    assert set(record["scores"]) == {"strict", "cbmt"}
+    assert set(record["scores"]["strict"]) == {"cup", "disc"}
+    assert record["source_only"]["scores"]["strict"]["disc"]["dice"]["n"] == record["cases"]["test"]
+    assert len(record["curves"]["cbmt"]["weight"]) == 3
+    assert record["peak_memory_bytes"] > 0
+    assert set(record["seconds"]) == {"source", "adapt", "evaluate", "total"}
+    records.read(run.record_path)
+
+
+def test_means_are_those_of_the_case_file(adapted):
+    run, record = adapted
+    with run.record_path.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    values = [
+        float(row["value"])
+        for row in rows
+        if (row["protocol"], row["model"], row["class"], row["metric"])
+        == ("strict", "deployed", "cup", "dice")
+    ]
+    assert len(values) == record["cases"]["test"]
+    assert sum(values) / len(values) == pytest.approx(
+        record["scores"]["strict"]["cup"]["dice"]["mean"]
+    )
+
+
+def test_audit_is_of_the_epochs_and_its_last_is_the_score(adapted):
+    _, record = adapted
+    audit = record["audit"]
+    for protocol, dice in audit["dice_by_epoch"].items():
+        assert len(dice) == 3
+        best = audit["best"]["epoch"][protocol]
+        assert dice[best] == max(dice)
+        means = record["scores"][protocol]
+        last = sum(means[name]["dice"]["mean"] for name in means) / len(means)
+        assert dice[-1] == pytest.approx(last)
+        assert audit["gap"][protocol] == pytest.approx(max(dice) - last)
+    assert audit["best"]["oracle"] is True
+
+
+def test_a_finished_run_is_found_and_force_repeats_it_bit_for_bit(adapted):
+    run, record = adapted
+    stamp = run.record_path.stat().st_mtime_ns
+    assert go(run)["deployed_sha256"] == record["deployed_sha256"]
+    assert run.record_path.stat().st_mtime_ns == stamp
+    again = go(run, force=True)
+    assert run.record_path.stat().st_mtime_ns != stamp
+    assert again["deployed_sha256"] == record["deployed_sha256"]
+    assert again["scores"] == record["scores"]
+
+
+def test_source_only_scores_are_the_unadapted_ones_of_every_method(adapted, out):
+    _, record = adapted
+    plain = go(plan(out))
+    assert plain["source_sha256"] == record["source_sha256"] == plain["deployed_sha256"]
+    assert plain["scores"] == record["source_only"]["scores"] == plain["source_only"]["scores"]
+    assert plain["audit"] is None
+    assert plain["setting"] == "none"
+
+
+def test_deployed_weights_are_on_disk_under_their_hash(adapted):
+    from sfdabench.networks._weights import read, sha256
+
+    run, record = adapted
+    assert sha256(read(run.record_path.with_suffix(".safetensors"))) == record["deployed_sha256"]
+
+
+def test_a_chain_starts_from_what_the_first_deploys(adapted, out):
+    chained = go(plan(out, "adabn+source_only"))
+    alone = go(plan(out, "adabn"))
+    assert chained["deployed_sha256"] == alone["deployed_sha256"]
+    assert chained["method"] == "adabn+source_only"
+
+
+def test_an_oracle_says_so(adapted, out):
+    record = go(plan(out, "supervised", settings=["epochs=2"]))
+    assert record["status"] == "done", record.get("traceback")
+    assert record["setting"] == "supervised"
+
+
+def test_another_seed_is_another_source_model(adapted, out):
+    run, _ = adapted
+    other = plan(out, "cbmt", seed=1, settings=["epochs=3"])
+    assert other.key != run.key
+    assert other.source_key != run.source_key
+
+
+METHOD = """
+from dataclasses import dataclass
+from sfdabench.core.method import Method
+
+@dataclass(frozen=True)
+class Bad(Method):
+    '''Breaks a rule.'''
+
+    def adapt(self, context):
+        {body}
+        return context.model()
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise KeyError('oops')", "KeyError: 'oops'"),
+        ("context.labelled_target", "without declaring needs.target_labels"),
+        ("next(context.start_model.parameters()).data.add_(1)", "changed the source model"),
+        ("open(__import__('os').environ['STOLEN']).read()", "while adapting, the method opened"),
+        ("return None", "returned NoneType, not a model"),
+    ],
+    ids=["bug", "undeclared", "source model", "label file", "no model"],
+)
+def test_a_failed_run_is_a_record_with_its_reason(
+    body, reason, adapted, tmp_path, monkeypatch, session_cache
+):
+    monkeypatch.setattr(registry, "_plugins", list(registry._plugins))
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "bad.py").write_text(METHOD.format(body=body))
+    registry.add_plugins(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "sfdabench_plugins.methods.bad", raising=False)
+    run = plan(tmp_path / "out", "bad")
+    monkeypatch.setenv("STOLEN", str(run.target_train.cases[0].label[0]))
+    record = go(run)
+    assert record["status"] == "failed"
+    assert reason in record["reason"]
+    assert records.read(run.record_path)["status"] == "failed"
+    assert record["source_sha256"] == adapted[1]["source_sha256"]
+    assert "scores" in record
+
+
+def test_a_failed_run_is_tried_again(tmp_path, monkeypatch, adapted):
+    run = plan(tmp_path)
+    records.write_json(run.record_path, adapted[1] | {"status": "failed"})
+    assert go(run)["status"] == "done"
+
+
+def test_a_corrupt_source_model_is_found_by_its_hash_and_trained_anew(
+    tmp_path, monkeypatch, adapted
+):
+    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
+    run = plan(tmp_path / "out")
+    first = go(run)
+    path = next((tmp_path / "cache" / "sources").glob("*/model.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    again = go(run, force=True)
+    assert again["source_sha256"] == first["source_sha256"]
+    path.write_bytes(b"short")
+    assert go(run, force=True)["source_sha256"] == first["source_sha256"]
+
+
+def test_bad_records_are_named(tmp_path, adapted):
+    run = plan(tmp_path)
+    run.record_path.parent.mkdir(parents=True)
+    run.record_path.write_text('{"schema": 1, "sta')
+    with pytest.raises(BadInput, match="not a whole record"):
+        go(run)
+    run.record_path.write_text('{"schema": 99}')
+    with pytest.raises(BadInput, match="record schema 99"):
+        go(run)
+    everything, problems = records.read_all(tmp_path)
+    assert everything == []
+    assert len(problems) == 1
