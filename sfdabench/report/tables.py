@@ -479,7 +479,9 @@ def _basis(block: Block, done: Sequence[Record], empties: str) -> list[str]:
     )
     sources = {r["seed"]: _brief(r["source_sha256"]) for r in done}
     manifests = dict.fromkeys(_brief(r.get("manifest_sha256")) for r in done)
-    devices = dict.fromkeys(f"{r.get('device_name') or r['device']} {r['precision']}" for r in done)
+    devices = dict.fromkeys(
+        f"{r['device']} {r['precision']} ({r.get('device_name') or 'unnamed'})" for r in done
+    )
     return [
         f"{block.name}: source model of seed "
         + ", ".join(f"{seed}: {name}" for seed, name in sorted(sources.items()))

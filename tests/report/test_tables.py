@@ -68,7 +68,13 @@ def put(results):
             **{"method": method, "setting": "SFDA", "seed": seed, "profile": "paper"},
             **{"data": "real", "manifest_sha256": "dada" * 16, "source_key": "k"},
             **{"source_sha256": f"{seed}5ce" * 16, "deployed_sha256": "d", "recipe": RECIPE},
-            **{"device": "cpu", "precision": "float32", "commit": "c", "seconds": 1.0},
+            **{
+                "device": "cpu",
+                "device_name": "x86_64",
+                "precision": "float32",
+                "commit": "c",
+                "seconds": 1.0,
+            },
             "fields": {name: {**FIELDS[name], **overrides.get(name, {})} for name in chain},
             "overrides": {name: overrides.get(name, {}) for name in chain},
             "scores": scores(disc, cup, cases),
@@ -152,11 +158,11 @@ def test_a_method_without_epochs_has_no_best_one(put, cells):
 def test_where_the_backbone_weights_lie_makes_no_other_recipe(put, cells, results):
     for seed, folder in enumerate(("/home/a", "/data/b")):
         recipe = {**RECIPE, "backbone_weights": f"{folder}/mobilenet_v2.pth"}
-        put("cbmt", seed, recipe=recipe, device_name="NVIDIA H200")
+        put("cbmt", seed, recipe=recipe, device="cuda", device_name="NVIDIA H200")
     assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].seeds == 2
     basis = "\n".join(tables.build("cbmt-1", results, folder=BENCHMARKS).basis)
     assert "backbone_weights mobilenet_v2.pth" in basis
-    assert "on NVIDIA H200 float32" in basis
+    assert "on cuda float32 (NVIDIA H200)" in basis
 
 
 def test_rows_are_told_apart_by_their_fields(put, cells):
@@ -471,7 +477,7 @@ def test_text(ablation):
         "RIM-ONE-r3: source model of seed 0: 05ce05ce, 1: 15ce15ce, 2: 25ce25ce (size 512, network "
         "deeplabv3plus_mobilenetv2,",
         "backbone_weights 0f0f0f0f, epochs 200, batch_size 8)",
-        "RIM-ONE-r3: real data dadadada; on cpu float32; empty masks: none",
+        "RIM-ONE-r3: real data dadadada; on cpu float32 (x86_64); empty masks: none",
         *(f"reproduced: within {rest}" for rest in REASONS),
     ]
 
