@@ -79,9 +79,11 @@ def compare(
         return Comparison(*overlap, *[math.nan] * 5)
 
     pooled, split = _directed_distances(_surfaces(framed), steps)
-    there, back = np.sort(pooled[:split]), np.sort(pooled[split:])
-    pooled.sort()
-    total_there, total_back = float(there.sum()), float(back.sum())
+    there, back = pooled[:split], pooled[split:]
+    there.sort()
+    back.sort()
+    pooled = np.sort(pooled)
+    total_there, total_back = float(np.add.reduce(there)), float(np.add.reduce(back))
     return Comparison(
         *overlap,
         hd=float(pooled[-1]),
@@ -180,21 +182,23 @@ def _all_pairs(
     Coordinates are integers, so the product is exact as long as it fits the mantissa.
     """
     axes = len(shape)
-    exact = np.float32 if 4 * sum(extent**2 for extent in shape) < 2**24 else np.float64
+    small = 4 * sum(extent**2 for extent in shape) < 2**24
+    # Bit patterns of squares order as the squares do, and integers have no NaN to look out for.
+    exact, ordered = (np.float32, np.int32) if small else (np.float64, np.int64)
     points = np.ones((axes + 2, coordinates[0].size), dtype=exact)
     points[:axes] = coordinates
-    np.square(points[:axes]).sum(0, out=points[axes])
+    np.add.reduce(np.square(points[:axes]), axis=0, out=points[axes])
     a, b = np.ones((axes + 2, split), dtype=exact), points[:, split:]
     np.multiply(points[:axes, :split], -2, out=a[:axes])
     a[axes + 1] = points[axes, :split]
-    nearest = np.full(points.shape[1], np.inf, dtype=exact)
-    there, back = nearest[:split], nearest[split:]
     rows = max(1, PRODUCT_LIMIT // b.size)
+    there, back = [], []
     for start in range(0, split, rows):
-        squared = a[:, start : start + rows].T @ b
-        squared.min(1, out=there[start : start + rows])
-        np.minimum(back, squared.min(0), out=back)
-    return np.sqrt(nearest, dtype=np.float64)
+        squared = (a[:, start : start + rows].T @ b).view(ordered)
+        there.append(np.minimum.reduce(squared, axis=1))
+        back.append(np.minimum.reduce(squared, axis=0))
+    nearest = np.concatenate((*there, back[0] if len(back) == 1 else np.minimum.reduce(back)))
+    return np.sqrt(nearest.view(exact), dtype=np.float64)
 
 
 def _search(source: Mask, target: Mask, steps: Distances) -> Distances:
