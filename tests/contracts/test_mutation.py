@@ -77,7 +77,7 @@ BREAKS = {
     "divides by an empty set": (
         "cbmt",
         "if not n_foreground or not n_background:\n            return 1.0",
-        "n_foreground, n_background = n_foreground or 1e-300, n_background or 1e-300",
+        "if False:\n            return 1.0",
         "stays_finite_where_the_target_shows_no_foreground",
     ),
     "peeks at the labels": (
