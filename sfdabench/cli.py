@@ -305,7 +305,7 @@ def show(name: str) -> None:
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option(
     "--results",
     type=click.Path(path_type=Path),
@@ -327,14 +327,32 @@ def show(name: str) -> None:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
 @plugins
 def table(
-    name: str, results: Path, fmt: str, data: str | None, profile: str | None, out: Path | None
+    name: str | None,
+    results: Path,
+    fmt: str,
+    data: str | None,
+    profile: str | None,
+    out: Path | None,
 ) -> None:
-    """Set each published number of a paper's table beside the measured one, with a verdict."""
-    from sfdabench.report.tables import table_text
+    """Set each published number of a paper's table beside the measured one, with a verdict.
 
-    text = table_text(name, results, fmt, data=data, profile=profile)
+    Without NAME: all tables, with how many of their cells are measured.
+    """
+    from sfdabench.report.render import FORMATS
+    from sfdabench.report.tables import build, summaries
+
+    if name is None:
+        for summary in summaries(results):
+            state = summary.problem or f"{summary.measured} of {summary.cells} cells measured"
+            click.echo(f"{summary.name}: {summary.title}; {state}")
+        return
+    built = build(name, results, data=data, profile=profile)
+    text = FORMATS[fmt](built)
+    if fmt == "csv":  # the other formats print them below the table
+        for problem in built.problems:
+            click.echo(f"sfdabench: {problem}", err=True)
     if out is None:
-        click.echo(text)
+        click.echo(text, nl=not text.endswith("\n"))
         return
     from sfdabench.core.files import atomic
 

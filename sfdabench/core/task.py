@@ -34,7 +34,7 @@ class Recipe:
     network: str
     network_fields: Mapping[str, Any] = field(default_factory=dict)
     backbone_weights: Path | None = None
-    augmentation: Literal["none", "phantom", "fundus"] = "none"
+    augmentation: Literal["none", "light", "fundus"] = "none"
     epochs: PositiveInt = 200
     batch_size: PositiveInt = 8
     learning_rate: Positive = 1e-3

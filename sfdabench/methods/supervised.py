@@ -23,7 +23,7 @@ class Supervised(Method):
     batch_size: PositiveInt = 8  # as CBMT
     learning_rate: Positive = 1e-3  # CBMT's source training
     lr_decay: Fraction = 0.95  # ours: an eighth of the rate is left at the end
-    augmentation: Literal["none", "phantom", "fundus"] = "phantom"  # ours: flips, gamma, noise
+    augmentation: Literal["none", "light", "fundus"] = "light"  # ours: flips, gamma, noise
 
     needs = Needs(target_labels=True)
     smoke = {"epochs": 2, "batch_size": 4}

@@ -51,8 +51,8 @@ def fundus_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, T
     return fundus_strong(images, rngs), labels
 
 
-def phantom_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
-    """Ours, light: quarter turns and flips, gamma within 2/3..3/2, noise of up to 6 grey levels."""
+def light_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+    """Ours: quarter turns and flips, gamma within 2/3..3/2, noise of up to 6 grey levels."""
     images, labels = _quarter_turns(images, labels, rngs)
     images = _power(images, [1.5 ** rng.uniform(-1, 1) for rng in rngs])
     noise = [rng.uniform(0, 6) * rng.standard_normal(images.shape[1:], np.float32) for rng in rngs]
@@ -68,7 +68,7 @@ VIEWS: Mapping[str, View] = {"identity": identity, "fundus_strong": fundus_stron
 SOURCE: Mapping[str, PairedView] = {
     "none": untouched,
     "fundus": fundus_source,
-    "phantom": phantom_source,
+    "light": light_source,
 }
 
 

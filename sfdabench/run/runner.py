@@ -162,7 +162,7 @@ class _Execution:
             "seed": run.seed,
             "profile": run.profile,
             "data": run.data,
-            "recipe": plain(run.recipe),
+            "recipe": run.source_inputs["recipe"],
             "source_overrides": run.source_overrides,
             "source_key": run.source_key,
             "manifest_sha256": records.digest(

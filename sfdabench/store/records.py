@@ -30,7 +30,7 @@ def digest(inputs: Mapping[str, Any]) -> str:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Readable JSON, atomically; a NaN in it is an error, not a file no parser accepts."""
     with atomic(path) as file:
-        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+        json.dump(value, file, indent=1, allow_nan=False)
         file.write("\n")
 
 

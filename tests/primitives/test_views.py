@@ -237,7 +237,7 @@ def test_elastic_field_has_the_moments_of_smoothed_noise():
 
 def test_phantom_view_is_light():
     images = grey(128, 64)
-    new, _ = views.phantom_source(images, images[:, 0].byte(), rngs(64))
+    new, _ = views.light_source(images, images[:, 0].byte(), rngs(64))
     means = new.mean(dim=(1, 2, 3))
     assert 85 < means.min() < 120
     assert 136 < means.max() < 170

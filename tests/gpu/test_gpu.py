@@ -1,0 +1,106 @@
+"""Training, adaptation, resume and agreement with the CPU, on CUDA."""
+
+import copy
+
+import pytest
+import torch
+
+from sfdabench.core.progress import Progress
+from sfdabench.core.seeding import seed_all
+from sfdabench.networks._segmenter import Segmenter
+from sfdabench.run.plan import resolve
+
+pytestmark = pytest.mark.gpu
+
+
+def plan(out, device, method="cbmt", **changes):
+    values = {"settings": ["epochs=2"]} if method == "cbmt" else {}
+    return resolve(
+        method=method,
+        task="tiny",
+        seed=0,
+        data=None,
+        out=out,
+        profile=None,
+        device=device,
+        **(values | changes),
+    )
+
+
+def go(run, **changes):
+    from sfdabench.run.runner import execute
+
+    record = execute(run, Progress(quiet=True), **changes)
+    assert record["status"] == "done", record.get("traceback")
+    return record
+
+
+def test_auto_finds_the_gpu_and_the_record_says_so(tmp_path):
+    record = go(plan(tmp_path, "auto"))
+    assert record["device"] == "cuda"
+    assert record["device_name"] == torch.cuda.get_device_name()
+    assert record["peak_device_bytes"] > 0
+
+
+def test_the_same_run_twice_is_the_same_bit_for_bit(tmp_path):
+    one, other = go(plan(tmp_path / "a", "cuda")), go(plan(tmp_path / "b", "cuda"))
+    assert one["deployed_sha256"] == other["deployed_sha256"]
+    assert one["scores"] == other["scores"]
+
+
+def test_resume_is_bit_exact(tmp_path, monkeypatch):
+    from sfdabench.core import checkpoint
+
+    whole = go(plan(tmp_path / "whole", "cuda"))
+    save = checkpoint.CheckpointKeeper.end_of_epoch
+
+    def die(self, *arguments):
+        save(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", die)
+    run = plan(tmp_path / "killed", "cuda")
+    with pytest.raises(KeyboardInterrupt):
+        go(run)
+    monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", save)
+    assert go(run)["deployed_sha256"] == whole["deployed_sha256"]
+
+
+def test_a_forward_pass_agrees_with_the_cpu():
+    from sfdabench.networks.deeplabv3plus_mobilenetv2 import DeepLabV3PlusMobileNetV2
+
+    seed_all(0)
+    model = Segmenter(DeepLabV3PlusMobileNetV2().build(channels=3, outputs=2)).eval()
+    images = torch.rand(2, 3, 128, 128) * 2 - 1
+    with torch.no_grad():
+        on_cpu = model(images)
+        on_gpu = copy.deepcopy(model).cuda()(images.cuda()).cpu()
+    assert torch.allclose(on_cpu, on_gpu, atol=1e-2)
+
+
+def test_scores_agree_with_the_cpu(tmp_path):
+    """Same source steps on both devices; digits differ, scores do not by much."""
+    for method in ("source_only", "adabn", "cbmt"):
+        cpu = go(plan(tmp_path / "cpu", "cpu", method))["scores"]["strict"]
+        gpu = go(plan(tmp_path / "gpu", "cuda", method))["scores"]["strict"]
+        for name in cpu:
+            assert cpu[name]["dice"]["mean"] == pytest.approx(gpu[name]["dice"]["mean"], abs=0.1)
+
+
+def test_out_of_memory_names_the_field_to_lower(tmp_path, monkeypatch):
+    from sfdabench.methods.cbmt import CBMT
+    from sfdabench.run.runner import execute
+
+    def greedy(self, context):
+        torch.empty(2**50, device="cuda")
+
+    monkeypatch.setattr(CBMT, "adapt", greedy)
+    record = execute(plan(tmp_path, "cuda"), Progress(quiet=True))
+    assert record["status"] == "failed"
+    assert "batch_size" in record["reason"]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_is_recorded(tmp_path, precision):
+    record = go(plan(tmp_path, "cuda", "adabn", precision=precision))
+    assert record["precision"] == precision

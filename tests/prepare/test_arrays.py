@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+
+from sfdabench.core import registry
+from sfdabench.core.dataset import Case
+from sfdabench.core.errors import DataFault
+from sfdabench.prepare.arrays import manifest, prepare
+
+CAMERA = registry.load("datasets", "tiny_target")
+
+
+class Fake(CAMERA):
+    """Two 40x40 frames whose pixels say where they are; the disc is off centre."""
+
+    frame_crop = 0.5
+
+    def read_image(self, case):
+        image = np.zeros((3, 40, 40), np.float32)
+        image[0] = np.arange(40)[:, None]
+        image[1] = np.arange(40)[None]
+        return image, None
+
+    def read_label(self, case):
+        label = np.zeros((40, 40), np.uint8)
+        label[20:30, 8:18] = 1
+        label[23:27, 11:15] = 2
+        return label
+
+
+@pytest.fixture
+def cases(tmp_path):
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(name.encode())
+        (tmp_path / f"{name}_mask.png").write_bytes(b"mask")
+        files.append(
+            Case(name, "train", (tmp_path / f"{name}.png",), (tmp_path / f"{name}_mask.png",))
+        )
+    return files
+
+
+def made(cases, tmp_path, said=None, **changes):
+    values = {"content": "c", "size": 20, "crop": "disc", "source": True} | changes
+    return prepare(
+        Fake(),
+        "fake",
+        cases,
+        cache=tmp_path / "cache",
+        report=(said if said is not None else []).append,
+        **values,
+    )
+
+
+def test_a_source_frame_is_cut_around_its_disc(cases, tmp_path):
+    split = made(cases, tmp_path)
+    assert split.geometry[0].shape == (40, 40)
+    top, left, side = split.geometry[0].box
+    assert side == 20
+    assert (top, left) == (14, 2)  # centroid (24.5, 12.5), 10 px to each side, half to even
+    image = split.images()[0]
+    assert image.dtype == np.uint8
+    assert image[0, 0, 0] == top
+    assert image[1, 0, 0] == left
+    assert (split.labels()[0] == Fake().read_label(None)[14:34, 2:22]).all()
+    assert split.originals()[0].shape == (40, 40)
+
+
+def test_a_target_frame_is_cut_without_its_label(cases, tmp_path, monkeypatch):
+    seen = []
+
+    def locate(image):
+        seen.append(image.shape)
+        return 30.0, 30.0
+
+    monkeypatch.setattr("sfdabench.prepare.disc_region.locate_disc", locate)
+    split = made(cases, tmp_path, source=False)
+    assert split.geometry[0].box == (20, 20, 20)
+    assert len(seen) == 2
+
+
+def test_labels_are_resized_by_nearest_neighbour(cases, tmp_path):
+    split = made(cases, tmp_path, size=33)
+    assert set(np.unique(split.labels())) == {0, 1, 2}
+
+
+def test_it_is_made_once_and_keyed_by_content(cases, tmp_path):
+    one, again = made(cases, tmp_path), made(cases, tmp_path)
+    assert one.folder == again.folder
+    for changes in ({"content": "d"}, {"size": 16}, {"crop": "none"}):
+        assert made(cases, tmp_path, **changes).folder != one.folder
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "originals.npz", "index.json"])
+def test_a_corrupt_file_is_found_by_its_hash_and_made_anew(cases, tmp_path, name):
+    split = made(cases, tmp_path)
+    before = np.array(split.images())
+    data = bytearray((split.folder / name).read_bytes())
+    data[len(data) // 2] ^= 255
+    (split.folder / name).write_bytes(data)
+    said = []
+    again = made(cases, tmp_path, said)
+    assert any("made anew" in line for line in said)
+    assert (again.images() == before).all()
+    said.clear()
+    made(cases, tmp_path, said)
+    assert said == []
+
+
+def test_a_missing_file_is_made_anew(cases, tmp_path):
+    (made(cases, tmp_path).folder / "labels.npy").unlink()
+    said = []
+    made(cases, tmp_path, said)
+    assert "labels.npy" in said[0]
+
+
+def test_a_fault_leaves_nothing_half_made(cases, tmp_path, monkeypatch):
+    def broken(self, case):
+        if case.id == "b":
+            raise DataFault("b.png: broken")
+        return np.zeros((3, 40, 40), np.float32), None
+
+    monkeypatch.setattr(Fake, "read_image", broken)
+    with pytest.raises(DataFault, match=r"b\.png"):
+        made(cases, tmp_path)
+    assert not list((tmp_path / "cache" / "prepared").glob("*/"))
+
+
+def test_unlabelled_cases_have_no_labels(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr("sfdabench.prepare.disc_region.locate_disc", lambda image: (20.0, 20.0))
+    bare = [Case(c.id, c.split, c.image) for c in cases]
+    split = made(bare, tmp_path, source=False)
+    with pytest.raises(DataFault, match="without labels"):
+        split.labels()
+
+
+def test_an_uncropped_oblong_is_an_error(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Fake, "read_image", lambda self, case: (np.zeros((3, 40, 50), np.float32), None)
+    )
+    with pytest.raises(DataFault, match="40x50 is not square"):
+        made(cases, tmp_path, crop="none")
+
+
+def test_manifest_follows_content_names_and_order(cases, tmp_path):
+    def now():
+        return manifest(cases, tmp_path, tmp_path / "cache")
+
+    before = now()
+    assert now() == before
+    memo = next((tmp_path / "cache" / "manifests").iterdir())
+    memo.write_text("{broken")
+    assert now() == before
+    (tmp_path / "a_mask.png").write_bytes(b"another mask")
+    assert now() != before
+    cases.reverse()
+    assert now() != before

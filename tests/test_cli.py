@@ -1,0 +1,244 @@
+"""The command line as a new user meets it, typos included."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfdabench import cli
+
+PLUGINS = Path(__file__).parent / "plugins"
+
+
+def call(monkeypatch, capsys, *arguments):
+    """Exit code, standard output, standard error of `sfdabench ARGUMENTS` in this process."""
+    monkeypatch.setattr(sys, "argv", ["sfdabench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+@pytest.fixture
+def sfdabench(monkeypatch, capsys):
+    return lambda *arguments: call(monkeypatch, capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], "did you mean run"),
+        (["data", "verfy"], "did you mean verify"),
+        (["run"], "--method"),
+        (["run", "--method", "cbtm", "--task", "tiny"], "did you mean cbmt"),
+        (["run", "--method", "cbmt", "--task", "refuge2rimon"], "did you mean refuge2rimone"),
+        (["run", "--method", "cbmt", "--task", "tiny", "--set", "ema"], "expected field=value"),
+        (["run", "--method", "cbmt", "--task", "tiny", "--seed", "-1"], "--seed"),
+        (["run", "--method", "cbmt", "--task", "tiny", "--device", "tpu"], "--device"),
+        (["run", "--method", "cbmt", "--task", "tiny", "--data", "/absent"], "no such folder"),
+        (["run", "--method", "cbmt", "--task", "tiny", "--out", "/dev/null/x"], "--out"),
+        (["run", "--method", "cbmt", "--task", "tiny", "--plugins", "/absent"], "--plugins"),
+        (["list", "method"], "did you mean methods"),
+        (["show", "cbtm"], "did you mean cbmt"),
+        (["table", "cbmt-9"], "did you mean cbmt-"),
+        (["check", "cbtm"], "did you mean cbmt"),
+        (["data", "describe", "refug"], "did you mean refuge"),
+        (["data", "verify", "refuge"], "--data DIR"),
+        (["new", "method", "cbmt"], "there is a method of this name"),
+        (["new", "method", "My-Method"], "a file name such as my_method"),
+        (["score", "--prediction", "/absent.png", "--reference", "/absent.png"], "no such file"),
+    ],
+)
+def test_bad_input_is_exit_2_with_the_cure(sfdabench, arguments, message):
+    code, out, err = sfdabench(*arguments)
+    assert code == 2
+    assert message in err
+    assert not out
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "some"),
+    [
+        ("methods", {"cbmt", "source_only"}),
+        ("tasks", {"refuge2rimone", "drishti2refuge"}),
+        ("datasets", {"refuge", "rimone_dl"}),
+        ("networks", {"deeplabv3plus_mobilenetv2"}),
+        ("protocols", {"strict", "cbmt"}),
+        ("tables", {"cbmt-1", "cbmt-s2"}),
+    ],
+)
+def test_list(sfdabench, kind, some):
+    code, out, _ = sfdabench("list", kind)
+    assert code == 0
+    assert some <= set(out.split())
+
+
+@pytest.mark.parametrize("name", ["cbmt", "refuge2rimone", "refuge", "unet_small", "strict"])
+def test_show(sfdabench, name):
+    code, out, _ = sfdabench("show", name)
+    assert code == 0
+    assert out.startswith(f"{name} (")
+
+
+def test_show_gives_fields_with_their_provenance(sfdabench):
+    _, out, _ = sfdabench("show", "cbmt")
+    assert "ema = 0.98" in out
+    assert "# paper §3, lambda of equation 4" in out
+
+
+def test_run_prints_one_object_a_run_and_nothing_else(sfdabench, tmp_path):
+    arguments = ["--method", "adabn", "--task", "tiny", "--out", tmp_path, "--device", "cpu"]
+    code, out, err = sfdabench("run", *arguments, "--seeds", 2, "--json")
+    assert code == 0
+    objects = [json.loads(line) for line in out.splitlines()]
+    assert [o["seed"] for o in objects] == [0, 1]
+    for one in objects:
+        assert one["status"] == "done"
+        assert one["data"] == "phantom"
+        assert Path(one["record"]).exists()
+        assert one["scores"].keys() == one["source_only"].keys() == {"strict", "cbmt"}
+        assert 0 <= one["scores"]["strict"]["cup"]["dice"] <= 1
+        assert len(one["source_sha256"]) == len(one["deployed_sha256"]) == 64
+        assert one["seconds"] > 0
+    assert "PHANTOM" in err
+    assert "source training" in err
+    assert "adaptation (adabn)" in err
+    code, again, err = sfdabench("run", *arguments, "--seeds", 2, "--json")
+    assert (code, again) == (0, out)
+    assert err.count("found") == 2
+
+    code, out, _ = sfdabench("run", *arguments)
+    assert code == 0
+    assert "PHANTOM data" in out
+    assert "selection audit (strict)" in out
+
+    code, out, err = sfdabench("table", "cbmt-1", "--results", tmp_path)
+    assert code == 0
+    assert "W/o DA" in out
+
+
+def test_a_failed_run_is_exit_1_and_the_others_go_on(sfdabench, tmp_path):
+    (tmp_path / "plug" / "methods").mkdir(parents=True)
+    (tmp_path / "plug" / "methods" / "fails_once.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from sfdabench.core.method import Method\n"
+        "@dataclass(frozen=True)\n"
+        "class FailsOnce(Method):\n"
+        "    '''Fails for seed 0.'''\n"
+        "    def adapt(self, context):\n"
+        "        if context.seed == 0:\n"
+        "            raise ValueError('seed zero')\n"
+        "        return context.model()\n"
+    )
+    code, out, _ = sfdabench(
+        *("run", "--method", "fails_once", "--task", "tiny", "--plugins", tmp_path / "plug"),
+        *("--out", tmp_path / "out", "--device", "cpu", "--seeds", 2, "--json"),
+    )
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert code == 1
+    assert (first["status"], second["status"]) == ("failed", "done")
+    assert first["reason"] == "ValueError: seed zero"
+    assert first["scores"] == {}
+
+
+def test_score(sfdabench, tmp_path):
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:15, 5:15] = 255
+    Image.fromarray(mask).save(tmp_path / "r.png")
+    Image.fromarray(np.roll(mask, 2, 0)).save(tmp_path / "p.png")
+    arguments = ["--prediction", tmp_path / "p.png", "--reference", tmp_path / "r.png"]
+    code, out, _ = sfdabench("score", *arguments, "--json")
+    assert code == 0
+    assert json.loads(out)[0]["dice"] == pytest.approx(0.8)
+    code, out, _ = sfdabench("score", *arguments, "--class", "disc=255")
+    assert "0.8000" in out
+    assert "disc" in out
+
+
+def test_data_phantom_then_verify_then_a_fault(sfdabench, tmp_path):
+    code, out, _ = sfdabench("data", "phantom", "tiny_target", "--out", tmp_path / "d")
+    assert (code, out.split()[0]) == (0, "14")
+    code, _, err = sfdabench("data", "phantom", "tiny_target", "--out", tmp_path / "d")
+    assert code == 2
+    assert "not empty" in err
+    code, out, _ = sfdabench("data", "verify", "tiny_target", "--data", tmp_path / "d")
+    assert code == 0
+    images = sorted((tmp_path / "d").rglob("Images/*.png"))
+    images[0].write_text("not an image")
+    images[1].unlink()
+    code, out, _ = sfdabench("data", "verify", "tiny_target", "--data", tmp_path / "d")
+    assert code == 2
+    assert images[0].name in out
+    assert images[1].stem in out
+
+
+def test_data_describe(sfdabench):
+    code, out, _ = sfdabench("data", "describe", "refuge")
+    assert code == 0
+    for word in ("licence:", "obtain:", "expected tree", "Training400"):
+        assert word in out
+
+
+def test_new_method_passes_its_contracts_as_it_is(sfdabench, tmp_path):
+    code, out, _ = sfdabench("new", "method", "my_method", "--out", tmp_path)
+    assert code == 0
+    assert (tmp_path / "methods" / "my_method.py").exists()
+    code, out, _ = sfdabench("check", "my_method", "--plugins", tmp_path)
+    assert code == 0, out
+    assert "contracts hold" in out
+    assert "FAIL" not in out
+
+
+def test_doctor(sfdabench, monkeypatch, tmp_path):
+    code, out, _ = sfdabench("doctor")
+    assert code == 0
+    assert "device:" in out
+    monkeypatch.setenv("SFDABENCH_DATA", str(tmp_path / "absent"))
+    code, out, _ = sfdabench("doctor")
+    assert code == 1
+    assert "PROBLEM: SFDABENCH_DATA" in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list", "methods"], ["list", "tables"], ["run", "--help"]]
+)
+def test_light_commands_import_no_heavy_library(arguments):
+    """Times drift with the machine; what is imported does not."""
+    code = (
+        "import sys; sys.argv = ['sfdabench', *sys.argv[1:]]\n"
+        "from sfdabench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'monai', 'numpy', 'scipy', 'pandas', 'rich', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_found_record_needs_no_torch(sfdabench, tmp_path):
+    run = ["run", "--method", "source_only", "--task", "tiny", "--out", tmp_path]
+    code, *_ = sfdabench(*run)
+    assert code == 0
+    script = (
+        "import sys; sys.argv = ['sfdabench', *sys.argv[1:]]\n"
+        "from sfdabench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    start = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-c", script, *map(str, run), "--plugins", str(PLUGINS)],
+        check=True,
+        capture_output=True,
+    )
+    assert time.monotonic() - start < 60
