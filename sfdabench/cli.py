@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -143,7 +143,7 @@ def run(
     settings: tuple[str, ...],
     source_settings: tuple[str, ...],
     device: str,
-    precision: str,
+    precision: Literal["float32", "bfloat16", "float16"],
     force: bool,
     as_json: bool,
 ) -> int:

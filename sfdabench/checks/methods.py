@@ -118,14 +118,13 @@ def check_same_seed_gives_the_same_weights(entry: type[Method]) -> None:
 def check_changes_what_it_declares_and_nothing_else(entry: type[Method]) -> None:
     """`needs.changes` against what moved."""
     done = _run(entry)
-    before = dict(done.start.named_parameters())
-    after = dict(done.deployed.named_parameters())
-    moved = set()
-    if any(not torch.equal(before[name], after[name]) for name in before):
-        moved.add("parameters")
-    before, after = dict(done.start.named_buffers()), dict(done.deployed.named_buffers())  # type: ignore[assignment]
-    if any(not torch.equal(before[name], after[name]) for name in before):
-        moved.add("statistics")
+    parameters = {name for name, _ in done.start.named_parameters()}
+    before, after = done.start.state_dict(), done.deployed.state_dict()
+    moved = {
+        "parameters" if name in parameters else "statistics"
+        for name, value in before.items()
+        if not torch.equal(value, after[name])
+    }
     undeclared = moved - entry.needs.changes
     assert not undeclared, f"moved without being declared in needs.changes: {sorted(undeclared)}"
     still = entry.needs.changes - moved

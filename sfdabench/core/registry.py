@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,12 +53,12 @@ def _sources(kind: str) -> dict[str, Callable[[], ModuleType]]:
 
     for path in sorted((PACKAGE / folder).glob("[!_]*.py")):
         dotted = f"sfdabench.{folder.replace('/', '.')}.{path.stem}"
-        put(path.stem, lambda dotted=dotted: importlib.import_module(dotted), str(path))
+        put(path.stem, partial(importlib.import_module, dotted), str(path))
     for point in importlib.metadata.entry_points(group=f"sfdabench.{kind}"):
-        put(point.name, lambda point=point: importlib.import_module(point.module), point.value)
+        put(point.name, partial(importlib.import_module, point.module), point.value)
     for root in _plugins:
         for path in sorted((root / kind).glob("[!_]*.py")):
-            put(path.stem, lambda path=path: _import_file(kind, path), str(path))
+            put(path.stem, partial(_import_file, kind, path), str(path))
     return found
 
 

@@ -95,7 +95,7 @@ def seal(path: Path, masks: Masks) -> None:
             arrays[f"{name}/{i}/bits"] = np.packbits(mask)
             arrays[f"{name}/{i}/shape"] = np.array(mask.shape)
     with atomic(path, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def unseal(path: Path) -> dict[str, list[np.ndarray]]:

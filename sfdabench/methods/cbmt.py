@@ -66,11 +66,12 @@ class CBMT(Method):
         optimiser = torch.optim.Adam(student.parameters(), self.learning_rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, self.lr_decay)
         loop = {"student": student, "optimiser": optimiser, "schedule": schedule, "bank": bank}
-        views = {"weak": VIEWS[self.weak], "strong": VIEWS[self.strong]}
         for _ in context.epochs(self.epochs, deploy=teacher, **loop):
             background_weight = self.background_weight(bank)
             context.track(weight=background_weight)
-            for batch in context.target.batches(self.batch_size, **views):
+            for batch in context.target.batches(
+                self.batch_size, weak=VIEWS[self.weak], strong=VIEWS[self.strong]
+            ):
                 logits = student(batch.strong)
                 with torch.no_grad():
                     probability = teacher(batch.weak).sigmoid()

@@ -50,11 +50,12 @@ class MeanTeacher(Method):
         teacher = context.model().train().requires_grad_(False)
         optimiser = torch.optim.Adam(student.parameters(), self.learning_rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, self.lr_decay)
-        views = {"weak": VIEWS[self.weak], "strong": VIEWS[self.strong]}
         for _ in context.epochs(
             self.epochs, deploy=teacher, student=student, optimiser=optimiser, schedule=schedule
         ):
-            for batch in context.target.batches(self.batch_size, **views):
+            for batch in context.target.batches(
+                self.batch_size, weak=VIEWS[self.weak], strong=VIEWS[self.strong]
+            ):
                 logits = student(batch.strong)
                 with torch.no_grad():
                     labels, keep = hard_labels(teacher(batch.weak), context.head, self.threshold)

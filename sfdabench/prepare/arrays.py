@@ -142,7 +142,7 @@ def prepare(
     source: bool,
     cache: Path,
     report: Report,
-    track: Track = iter,  # type: ignore[assignment]
+    track: Track = iter,
 ) -> Prepared:
     """Arrays of these cases, from the cache where they are whole, else read and written.
 
@@ -219,7 +219,7 @@ def _write(
     images.flush()
     if labels is not None:
         labels.flush()
-        np.savez_compressed(work / "originals.npz", **originals)
+        np.savez_compressed(work / "originals.npz", **originals)  # type: ignore[arg-type]
     hashes = {path.name: sha256_file(path) for path in sorted(work.iterdir())}
     index = {
         "ids": [case.id for case in cases],

@@ -27,7 +27,7 @@ from sfdabench.core.task import Recipe, Task
 from sfdabench.prepare.arrays import manifest, phantom_root
 from sfdabench.store import records
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Run:
     target_train: Split
     target_test: Split
     device: str
-    precision: str
+    precision: Precision
     out: Path
     cache: Path
 
@@ -240,7 +240,7 @@ def resolve(
     settings: Sequence[str] = (),
     source_settings: Sequence[str] = (),
     device: str = "auto",
-    precision: str = "float32",
+    precision: Precision = "float32",
     progress: Progress | None = None,
 ) -> Run:
     """Check every flag and find the data; raises BadInput before anything is computed."""

@@ -274,7 +274,7 @@ class _Execution:
         model = self._build()
         state, _ = from_bytes(found.path.read_bytes(), found.path)
         fill(model.network, state, found.path)
-        model.precision = run.precision  # type: ignore[assignment] -- checked by the command line
+        model.precision = run.precision
         return model.eval(), found
 
     # Stage 4: adaptation.
