@@ -1,4 +1,4 @@
-"""Puts the data folders (benchmarks, datasets, results) into the wheel; all else is in setup.cfg."""
+"""Puts the data folders into the wheel; all else is in setup.cfg."""
 
 import shutil
 from pathlib import Path
