@@ -136,21 +136,6 @@ def summaries(results: Path | None, *, folder: Path | None = None) -> list[Summa
     return found
 
 
-def table_text(
-    name: str, results: Path, fmt: str, data: str | None = None, profile: str | None = None
-) -> str:
-    """A table as "text", "markdown", "csv" or "latex".
-
-    data ("real" or "phantom") and profile ("paper" or "phantom"): the kind to show; by default
-    real data where there are any, and the paper's profile. Raises BadInput for an unknown name.
-    """
-    from sfdabench.report import render
-
-    if fmt not in render.FORMATS:
-        raise BadInput(unknown("format", fmt, render.FORMATS))
-    return render.FORMATS[fmt](build(name, results, data=data, profile=profile))
-
-
 def build(
     name: str,
     results: Path | None,

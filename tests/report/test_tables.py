@@ -395,14 +395,12 @@ def test_an_empty_results_folder(results):
 def test_unknown_names(results, monkeypatch):
     monkeypatch.setattr(paths, "shipped", lambda folder: BENCHMARKS)
     for arguments, message in (
-        (("cbmt1", results, "text"), "unknown table 'cbmt1': did you mean cbmt-1"),
-        (("cbmt-1", results, "html"), "unknown format 'html'"),
-        (("cbmt-1", results, "text", "reel"), "unknown kind of data 'reel': did you mean real"),
-        (("cbmt-1", results, "text", None, "papr"), "unknown profile 'papr'.*paper"),
+        ({"name": "cbmt1"}, "unknown table 'cbmt1': did you mean cbmt-1"),
+        ({"name": "cbmt-1", "data": "reel"}, "unknown kind of data 'reel': did you mean real"),
+        ({"name": "cbmt-1", "profile": "papr"}, "unknown profile 'papr'.*paper"),
     ):
         with pytest.raises(BadInput, match=message):
-            tables.table_text(*arguments)
-    assert tables.table_text("cbmt-3", results, "text").startswith("cbmt-3: Table 3")
+            tables.build(results=results, **arguments)
 
 
 def test_the_list_counts_the_printed_cells(put, results):
