@@ -69,24 +69,24 @@ REFUGE = Camera(
 )  # fmt: skip
 RIMONE_R3 = Camera(
     "rimone_r3", size=(178, 134), field=0.9, offset=(0.0, 0.04),
-    disc=(0.22, 0.30), cup_to_disc=(0.45, 0.8), cup_stretch=(1.0, 1.3), outline=0.04,
-    cup_edge=(0.25, 0.5), cup_contrast=(0.4, 0.8), retina_colour=(176, 70, 38),
+    disc=(0.22, 0.30), cup_to_disc=(0.5, 0.85), cup_stretch=(1.0, 1.2), outline=0.04,
+    cup_edge=(0.10, 0.20), cup_contrast=(0.65, 1.0), retina_colour=(176, 70, 38),
     disc_colour=(222, 138, 88), cup_colour=(238, 190, 140), vessels=(11, 15),
-    vignetting=0.15, gradient=0.2, halo=0.3, blur=(0.7, 1.2), noise=4.0, haze=0.3,
+    vignetting=0.15, gradient=0.18, halo=0.45, blur=(0.6, 1.0), noise=4.0, haze=0.4,
     atrophy=0.5, exudates=0.1,
 )  # fmt: skip
 RIMONE_DL = Camera(
     "rimone_dl", size=(128, 128), field=0.9, offset=(0.0, 0.02),
     disc=(0.42, 0.56), cup_to_disc=(0.4, 0.8), cup_stretch=(1.0, 1.25), outline=0.04,
-    cup_edge=(0.15, 0.4), cup_contrast=(0.5, 0.9), retina_colour=(182, 74, 42),
-    gradient=0.2, halo=0.25, blur=(0.6, 1.2), noise=4.0, haze=0.25, atrophy=0.4,
+    cup_edge=(0.10, 0.20), cup_contrast=(0.65, 1.0), retina_colour=(182, 74, 42),
+    gradient=0.2, halo=0.4, blur=(0.6, 1.2), noise=4.0, haze=0.3, atrophy=0.4,
 )  # fmt: skip
 DRISHTI = Camera(
     "drishti", size=(220, 256), field=0.56, offset=(0.0, 0.05),
     disc=(0.18, 0.24), cup_to_disc=(0.5, 0.85), stretch=(1.0, 1.1), outline=0.03,
-    cup_edge=(0.15, 0.35), cup_contrast=(0.55, 0.9), retina_colour=(150, 84, 52),
-    disc_colour=(208, 150, 102), cup_colour=(232, 202, 160), vessels=(8, 12),
-    vignetting=0.4, gradient=0.12, halo=0.15, blur=(0.5, 0.9), noise=3.0, haze=0.15,
+    cup_edge=(0.10, 0.20), cup_contrast=(0.65, 1.0), retina_colour=(160, 84, 50),
+    disc_colour=(214, 146, 96), cup_colour=(232, 202, 160), vessels=(8, 12),
+    vignetting=0.4, gradient=0.15, halo=0.35, blur=(0.5, 0.9), noise=3.0, haze=0.3,
     atrophy=0.35,
 )  # fmt: skip
 
