@@ -174,7 +174,6 @@ class _Execution:
             "device_name": _device_name(self.device),
             "precision": run.precision,
             "threads": torch.get_num_threads(),
-            "memory_format": "channels_last",
             "versions": {"sfdabench": sfdabench.__version__, "python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in LIBRARIES},
             "commit": _commit(),
@@ -349,6 +348,7 @@ class _Execution:
         start = time.monotonic()
         model, found = self._source_model()
         record["source_sha256"] = found.sha256
+        record["memory_format"] = str(model.memory_format).removeprefix("torch.")
         record["source"] = {k: found.info[k] for k in ("selected_epoch", "validation_dice")}
         seconds["source"] = time.monotonic() - start
 
