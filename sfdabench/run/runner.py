@@ -106,9 +106,10 @@ def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, A
         work = path.with_suffix(".work")
         if force:
             shutil.rmtree(work, ignore_errors=True)
-        record = _Execution(run, progress, work).record()
+        execution = _Execution(run, progress, work)
+        record = execution.record()
         records.write_json(path, record)
-        if record["status"] == "done":
+        if not execution.worth_resuming:
             shutil.rmtree(work, ignore_errors=True)
         return record
 
@@ -120,6 +121,7 @@ class _Execution:
         self.run, self.progress, self.work = run, progress, work
         self.task, self.device = run.task, torch.device(run.device)
         self.names = tuple(run.task.classes)
+        self.worth_resuming = False
         self.protocols = {n: registry.load("protocols", n) for n in run.task.protocols}
         keep_freed_memory()
         if self.device.type == "cuda":
@@ -136,6 +138,8 @@ class _Execution:
         except BadInput:
             raise
         except Exception as error:  # any failure of a method is a record, not a lost run
+            # A full disk can be mended and the run go on; a mended method starts afresh.
+            self.worth_resuming = isinstance(error, OSError)
             record["status"], record["reason"] = "failed", _reason(error)
             record["traceback"] = traceback.format_exc()
             for name in ("scores", "source_only"):

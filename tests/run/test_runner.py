@@ -216,3 +216,24 @@ def test_bad_records_are_named(tmp_path, adapted):
     everything, problems = records.read_all(tmp_path)
     assert everything == []
     assert len(problems) == 1
+
+
+def test_a_disk_that_fills_up_loses_no_epoch(tmp_path, monkeypatch, adapted):
+    from sfdabench.core import checkpoint
+
+    run = plan(tmp_path, "cbmt", settings=["epochs=3"])
+    save = checkpoint.CheckpointKeeper.end_of_epoch
+
+    def full(self, stage, epoch, *arguments):
+        if epoch == 1 and "cbmt" in str(self.folder):
+            raise OSError(28, "No space left on device")
+        save(self, stage, epoch, *arguments)
+
+    monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", full)
+    record = go(run)
+    assert record["status"] == "failed"
+    assert "No space left" in record["reason"]
+    assert (run.record_path.with_suffix(".work") / "0-cbmt" / "stage-0.safetensors").exists()
+    monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", save)
+    assert go(run)["deployed_sha256"] == adapted[1]["deployed_sha256"]
+    assert not run.record_path.with_suffix(".work").exists()
