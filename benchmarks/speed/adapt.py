@@ -7,8 +7,9 @@ The step is the method's, from the package's own pieces: student forward on the 
 teacher forward in train mode on the weak one, thresholded pseudo labels, weighted BCE, backward,
 Adam, moving average. DeepLabV3+ on MobileNetV2, 8 images of 512 x 512 unless told otherwise.
 
-plain          float32, default memory format, default allocator
-ours           float32, channels last, memory kept between steps
+plain          float32, default memory format, default allocator, enlarge and then convolve
+ours           float32, the network's memory format, memory kept between steps, enlarging folded
+               into the convolution after it, dropout masks from 16 random bits a value
 ours_bfloat16  the same under bfloat16 autocast
 
 Each measurement is a process of its own (the allocator's setting is the process's), and the
@@ -36,9 +37,9 @@ from pathlib import Path
 from typing import Any
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {"channels_last": False, "keep": False, "precision": "float32"},
-    "ours": {"channels_last": True, "keep": True, "precision": "float32"},
-    "ours_bfloat16": {"channels_last": True, "keep": True, "precision": "bfloat16"},
+    "plain": {"channels_last": False, "keep": False, "folded": False, "precision": "float32"},
+    "ours": {"channels_last": None, "keep": True, "folded": True, "precision": "float32"},
+    "ours_bfloat16": {"channels_last": None, "keep": True, "folded": True, "precision": "bfloat16"},
 }
 PARTS = ("views", "student", "teacher", "loss", "backward", "optimiser", "average")
 NETWORK_PARTS = ("student", "teacher", "backward", "optimiser")
@@ -64,7 +65,12 @@ class Step:
         entry = load("networks", "deeplabv3plus_mobilenetv2")
         rates = ("dropout_pyramid", "dropout_decoder", "dropout_classifier")
         fields = {} if dropout else dict.fromkeys(rates, 0.0)
-        network = entry(**fields).build(channels=3, outputs=2).to(device)
+        network: Any = entry(**fields).build(channels=3, outputs=2).to(device)
+        network.decoder[0][0].folded = settings["folded"]
+        if not settings["folded"]:
+            for layer in network.modules():
+                if isinstance(layer, torch.nn.Dropout):
+                    layer.__class__ = torch.nn.Dropout  # not the package's own
         if exact:
             self.student: Any = network.double()
         else:
@@ -214,20 +220,20 @@ def run_self(*extra: str) -> str:
     return subprocess.run(command, env=clean, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
-def agreement() -> list[tuple[str, str, float]]:
+def agreement(variants: list[str]) -> list[tuple[str, str, float]]:
     """(variant, quantity, relative distance from float64); asserts that float32 is float32."""
     from safetensors.torch import load_file
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("float64", *VARIANTS):
+        for name in ("float64", *variants):
             path = Path(folder) / name
             run_self("--check", name, "--into", str(path))
             found[name] = load_file(path)
     rows = []
     kinds = ("logits/0", "loss/0", "gradient/", "logits/1", "loss/1", "weights/", "teacher/")
     for kind in kinds:
-        apart = {name: distance(found[name], found["float64"], kind) for name in VARIANTS}
+        apart = {name: distance(found[name], found["float64"], kind) for name in variants}
         rows += [(name, kind.strip("/"), value) for name, value in apart.items()]
         assert apart["ours"] < max(NEARER * apart["plain"], TOLERANCE), (kind, apart)
         largest = max(found["plain"][k].abs().max() for k in found["plain"] if k.startswith(kind))
@@ -250,6 +256,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=2, help="timed steps a process")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--no-agreement", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--measure", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -266,7 +273,8 @@ def main() -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """All rounds, then the agreement, then the files."""
-    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in VARIANTS}
+    variants = [name for name in VARIANTS if name in ("plain", "ours", *arguments.variants)]
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
     for turn in range(arguments.rounds):
         for name, results in measured.items():
             results.append(json.loads(run_self("--measure", name)))
@@ -277,31 +285,36 @@ def report(arguments: argparse.Namespace) -> None:
         "",
         f"`python benchmarks/speed/adapt.py {' '.join(sys.argv[1:])}`".replace(" `", "`"),
         f"on {measured['plain'][0]['device']}, {arguments.rounds} rounds in turn, median of "
-        f"{arguments.rounds * arguments.iterations} steps each.",
+        f"{arguments.rounds * arguments.iterations} steps each; load {os.getloadavg()[1]:.0f}.",
         "",
-        "| variant | s a step | images a second | times cheaper | network | peak GB |",
-        "|---|---|---|---|---|---|",
+        "| variant | s a step | images a second | times cheaper | CPU s a step | times cheaper "
+        "| network | peak GB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     medians = {
         name: statistics.median(s for result in results for s in result["seconds"])
         for name, results in measured.items()
     }
-    ratios = {}
     for name, results in measured.items():
         parts = {p: statistics.median(r["parts"][p] for r in results) for p in PARTS}
         share = sum(parts[p] for p in NETWORK_PARTS) / sum(parts.values())
-        # a drift of the machine within a round is small, so the ratio is taken there
-        ratios[name] = statistics.median(
-            statistics.median(plain["seconds"]) / statistics.median(result["seconds"])
-            for plain, result in zip(measured["plain"], results, strict=True)
+        cpu = statistics.median(s for result in results for s in result["cpu_seconds"])
+        ratio, cpu_ratio = (
+            # taken within each round: the machine drifts less there
+            statistics.median(
+                statistics.median(plain[kind]) / statistics.median(result[kind])
+                for plain, result in zip(measured["plain"], results, strict=True)
+            )
+            for kind in ("seconds", "cpu_seconds")
         )
         peak = max(result["peak_gb"] for result in results)
         lines.append(
             f"| {name} | {medians[name]:.3f} | {arguments.batch / medians[name]:.2f} | "
-            f"{ratios[name]:.2f} | {share:.1%} | {peak:.1f} |"
+            f"{ratio:.2f} | {cpu:.3f} | {cpu_ratio:.2f} | {share:.1%} | {peak:.1f} |"
         )
         rows += [(name, f"{part}_s", value) for part, value in parts.items()]
-        rows += [(name, "step_s", medians[name]), (name, "times_cheaper", ratios[name])]
+        rows += [(name, "step_s", medians[name]), (name, "times_cheaper", ratio)]
+        rows += [(name, "cpu_s", cpu), (name, "cpu_times_cheaper", cpu_ratio)]
         rows += [(name, "network_share", share), (name, "peak_gb", peak)]
         for turn, result in enumerate(results):
             rows += [(name, f"step_s, round {turn}", s) for s in result["seconds"]]
@@ -311,12 +324,12 @@ def report(arguments: argparse.Namespace) -> None:
         "time; the rest is views, pseudo labels, loss and moving average.",
     ]
     if not arguments.no_agreement:
-        apart = agreement()
+        apart = agreement(variants)
         rows += apart
         lines += ["", "Distance from the same two steps in float64, relative (no dropout):", ""]
-        kinds = list(dict.fromkeys(kind for name, kind, _ in apart if name in VARIANTS))
+        kinds = list(dict.fromkeys(kind for name, kind, _ in apart if name in variants))
         lines += [f"| variant | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
-        for name in VARIANTS:
+        for name in variants:
             values = [f"{v:.1e}" for n, _, v in apart if n == name]
             lines.append(f"| {name} | {' | '.join(values)} |")
     text = "\n".join(lines) + "\n"

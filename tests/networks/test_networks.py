@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
-from sfdabench.networks._resize import _matrix
+from sfdabench.networks._deeplabv3plus import _Dropout
+from sfdabench.networks._resize import _matrix, convolve_resized, resize
 from sfdabench.networks._segmenter import Segmenter
 
 ENTRIES = ("deeplabv3plus_mobilenetv2", "unet_small")
@@ -158,6 +159,30 @@ class TestDeepLab:
             network.classify(features, (61, 61))[..., ::60, ::60], small[..., ::15, ::15]
         )
 
+    @pytest.mark.parametrize("training", [True, False])
+    def test_folded_decoder_is_the_plain_one(self, training):
+        network = built(DEEPLAB).double().train(training)
+        images, logits = torch.rand(2, 3, 65, 47, dtype=torch.float64), []
+        for folded in (True, False):
+            network.decoder[0][0].folded = folded
+            torch.manual_seed(1)
+            logits.append(network(images))
+        assert torch.allclose(*logits, atol=1e-10)
+
+    @pytest.mark.parametrize("rate", [0.1, 0.5])
+    def test_dropout_meets_its_rate_whatever_the_layout(self, rate):
+        layer, maps = _Dropout(rate), torch.rand(3, 5, 101, 67) + 1
+        torch.manual_seed(0)
+        dropped = layer(maps)
+        torch.manual_seed(0)
+        assert torch.equal(dropped, layer(maps.to(memory_format=torch.channels_last)))
+        assert float((dropped == 0).float().mean()) == pytest.approx(rate, abs=0.005)
+        kept = dropped != 0
+        assert torch.allclose(dropped[kept], maps[kept] / (1 - rate))
+        assert abs(dropped.mean() - maps.mean()) < 0.02
+        assert not torch.equal(dropped, layer(maps))
+        assert layer.eval()(maps) is maps
+
     def test_pooled_norm_of_one_image_uses_the_running_statistics(self, deeplab):
         norm = copy.deepcopy(deeplab.pyramid.pooled[1])
         norm.running_mean.fill_(2.0)
@@ -183,6 +208,21 @@ def test_resizing_by_matrices_is_the_library_s():
     by_matrices = by_matrices @ _matrix(17, 30, maps.device, maps.dtype).T
     library = F.interpolate(maps, size=(33, 30), mode="bilinear", align_corners=True)
     assert torch.allclose(by_matrices, library, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(33, 30), (9, 17), (4, 5)])
+def test_convolution_sees_through_resizing(size):
+    maps = torch.rand(2, 6, 9, 17, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(4, 6, 3, 3, dtype=torch.float64, requires_grad=True)
+    folded = convolve_resized(maps, weight, size)
+    plain = F.conv2d(resize(maps, size), weight, padding=1)
+    assert torch.allclose(folded, plain, atol=1e-12)
+    for one, two in zip(
+        torch.autograd.grad(folded.square().sum(), (maps, weight)),
+        torch.autograd.grad(plain.square().sum(), (maps, weight)),
+        strict=True,
+    ):
+        assert torch.allclose(one, two, rtol=1e-10)
 
 
 class TestBackbone:
