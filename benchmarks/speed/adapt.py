@@ -1,6 +1,6 @@
 """Cost of one CBMT adaptation step, plain against ours, in turn.
 
-    OMP_NUM_THREADS=2 python benchmarks/speed/adapt.py                  # two cores, 10 minutes
+    python benchmarks/speed/adapt.py                                    # two cores, 10 minutes
     python benchmarks/speed/adapt.py --device cuda --iterations 20
 
 The step is the method's, from the package's own pieces: student forward on the strong view,
@@ -14,8 +14,8 @@ ours_bfloat16  the same under bfloat16 autocast
 
 Each measurement is a process of its own (the allocator's setting is the process's), and the
 variants take turns, so that a drift of the machine meets all of them. Agreement is measured
-apart, on two images and without dropout (its masks follow the memory layout), against the same
-step in float64: `ours` must be as near to it as `plain` is.
+apart, on four images of half the side and without dropout, against the same two steps in float64:
+`ours` must be as near to it as `plain` is.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def results_of_two_steps(variant: str, arguments: argparse.Namespace, path: Path
     torch.backends.cudnn.allow_tf32 = False
     exact = variant == "float64"
     step = Step("plain" if exact else variant, arguments.device, dropout=False, exact=exact)
-    images = photographs(2, arguments.size)
+    images = photographs(4, arguments.size // 2)
     student = step.student if exact else step.student.network
     teacher = step.teacher if exact else step.teacher.network
     found = {}
@@ -280,10 +280,12 @@ def report(arguments: argparse.Namespace) -> None:
             results.append(json.loads(run_self("--measure", name)))
             print(turn, name, results[-1]["seconds"], flush=True)
     rows: list[tuple[str, str, float]] = []
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    command = (f"OMP_WAIT_POLICY={policy} " if policy else "") + "python benchmarks/speed/adapt.py"
     lines = [
         f"# One CBMT step: {arguments.batch} images of {arguments.size} x {arguments.size}",
         "",
-        f"`python benchmarks/speed/adapt.py {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"`{' '.join([command, *sys.argv[1:]])}`",
         f"on {measured['plain'][0]['device']}, {arguments.rounds} rounds in turn, median of "
         f"{arguments.rounds * arguments.iterations} steps each; load {os.getloadavg()[1]:.0f}.",
         "",
@@ -332,6 +334,12 @@ def report(arguments: argparse.Namespace) -> None:
         for name in variants:
             values = [f"{v:.1e}" for n, _, v in apart if n == name]
             lines.append(f"| {name} | {' | '.join(values)} |")
+        lines += ["", "`ours` less `plain`, of the largest value:", ""]
+        lines += [
+            f"- {kind.removesuffix(', of largest')}: {value:.1e}"
+            for _, kind, value in apart
+            if kind.endswith(", of largest")
+        ]
     text = "\n".join(lines) + "\n"
     print(text)
     stem = "adapt" if arguments.device == "cpu" else f"adapt_{arguments.device}"
