@@ -64,9 +64,7 @@ def main() -> None:
         measure("record exists", [*MAIN, "--out", str(results)], options.rounds)
     load = os.getloadavg()[0]
     note = f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the end"
-    print(
-        note, f"largest child: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10} MiB"
-    )
+    print(note)
     if options.out is not None:
         with options.out.open("w", encoding="utf-8", newline="") as file:
             file.write(f"# python benchmarks/speed/commands.py; {note}\n")
