@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 PARTS = ("views", "student", "teacher", "loss", "backward", "optimiser", "average")
 NETWORK_PARTS = ("student", "teacher", "backward", "optimiser")
+WARM_UP = 2  # steps until the heap has its size; a run has some 200
 TOLERANCE = 2e-5  # of the largest value: some hundred roundings of float32
 NEARER = 3.0  # `ours` may be this much further from float64 than `plain` is
 RESULTS = Path(__file__).parent / "results"
@@ -140,16 +141,16 @@ def photographs(count: int, size: int) -> Any:
 
 
 def measure(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each step after the first, and of its parts."""
+    """Seconds of each step once the heap has its size, and of the step's parts."""
     import torch
 
     torch.set_num_threads(arguments.threads)
     cuda = arguments.device == "cuda"
     step = Step(variant, arguments.device, dropout=True)
     images = photographs(arguments.batch, arguments.size)
-    step(images, 0)
-    if cuda:
+    for _ in range(WARM_UP):
         step(images, 0)
+    if cuda:
         torch.cuda.reset_peak_memory_stats()
     seconds, cpu_seconds = [], []
     step.seconds.clear()

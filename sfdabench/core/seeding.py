@@ -22,6 +22,7 @@ def seed_all(seed: int) -> None:
     Names the cuBLAS workspace too: without it CUDA matrix products refuse to be deterministic.
     """
     import torch
+    import torch.utils.deterministic
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     random.seed(seed)
@@ -29,7 +30,10 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
     # The same switch as use_deterministic_algorithms, without its import of the compiler (4 s).
     torch.set_deterministic_debug_mode("error")
+    # Debugging help of the deterministic mode that writes every new tensor twice.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # "float32" in a record means float32
 
 
 def random_states() -> dict[str, Any]:
