@@ -38,8 +38,10 @@ class Group(click.Group):
 def main() -> None:
     """Run the command line; 0 done, 1 a run failed, 2 bad input."""
     # Threads that wait actively for a core that another process holds make every operator ten
-    # to a hundred times slower; OpenMP reads this once, when torch is first imported.
+    # to a hundred times slower, threads that sleep at once a third; so they spin for some 50 us.
+    # OpenMP reads this once, when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         code = cli.main(standalone_mode=False)
     except BadInput as error:

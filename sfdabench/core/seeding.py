@@ -31,7 +31,7 @@ def seed_all(seed: int) -> None:
     # The same switch as use_deterministic_algorithms, without its import of the compiler (4 s).
     torch.set_deterministic_debug_mode("error")
     # Debugging help of the deterministic mode that writes every new tensor twice.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # "float32" in a record means float32
 
