@@ -1,10 +1,13 @@
 """One cache for the session, the test plug-ins, one thread, and no data from outside."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from sfdabench.core import registry
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported; workers share the cores
 
 PLUGINS = Path(__file__).parent / "plugins"
 
