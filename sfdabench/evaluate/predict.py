@@ -15,13 +15,9 @@ from sfdabench.core.context import Stream
 from sfdabench.core.files import atomic
 from sfdabench.core.protocol import Protocol
 from sfdabench.prepare.arrays import Geometry
+from sfdabench.primitives.views import identity
 
 Masks = Mapping[str, Sequence[np.ndarray]]
-
-
-def identity(images: Tensor, _: Sequence[np.random.Generator]) -> Tensor:
-    """The view that changes nothing."""
-    return images
 
 
 @contextlib.contextmanager

@@ -278,10 +278,3 @@ def phantom_root(name: str, dataset: Dataset, cache: Path, report: Report) -> Pa
                 shutil.rmtree(work)
                 raise
     return root
-
-
-def check_trainable(cases: Sequence[Case], name: str, split: str) -> None:
-    """Raise DataFault where a split that is learnt from or scored on lacks labels."""
-    bare = [case.id for case in cases if not case.label]
-    if bare:
-        raise DataFault(f"{name}, split {split}: {len(bare)} case(s) without a mask: {bare[:5]}")
