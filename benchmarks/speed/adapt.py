@@ -7,9 +7,11 @@ The step is the method's, from the package's own pieces: student forward on the 
 teacher forward in train mode on the weak one, thresholded pseudo labels, weighted BCE, backward,
 Adam, moving average. DeepLabV3+ on MobileNetV2, 8 images of 512 x 512 unless told otherwise.
 
-plain          float32, default memory format, default allocator, enlarge and then convolve
+plain          float32, default memory format, default allocator, enlarge and then convolve as
+               the library does
 ours           float32, the network's memory format, memory kept between steps, enlarging folded
-               into the convolution after it, dropout masks from 16 random bits a value
+               into the convolution after it, Winograd filtering of the decoder's convolutions,
+               dropout masks from 16 random bits a value
 ours_bfloat16  the same under bfloat16 autocast
 
 Each measurement is a process of its own (the allocator's setting is the process's), and the
@@ -68,6 +70,7 @@ class Step:
         fields = {} if dropout else dict.fromkeys(rates, 0.0)
         network: Any = entry(**fields).build(channels=3, outputs=2).to(device)
         network.decoder[0][0].folded = settings["folded"]
+        network.decoder[2][0].direct = not settings["folded"]
         if not settings["folded"]:
             for layer in network.modules():
                 if isinstance(layer, torch.nn.Dropout):

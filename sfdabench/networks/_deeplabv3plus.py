@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfdabench.networks import _winograd
 from sfdabench.networks._resize import convolve_resized, resize
 
 # expansion, channels, repetitions, stride, dilation. Code: the stage of 160 has stride 1 instead
@@ -39,7 +40,7 @@ class DeepLabV3Plus(nn.Module):
         self.decoder = nn.Sequential(
             nn.Sequential(_Merge(256, 48, 256), nn.BatchNorm2d(256), nn.ReLU(inplace=True)),
             _Dropout(dropout[1]),
-            _conv_norm_relu(256, 256, 3),
+            nn.Sequential(_Convolution(256, 256), nn.BatchNorm2d(256), nn.ReLU(inplace=True)),
         )
         self.classifier = nn.Sequential(_Dropout(dropout[2]), nn.Conv2d(256, outputs, 1))
         for layer in self.modules():
@@ -147,26 +148,49 @@ class _Dropout(nn.Dropout):
         return input * keep.mul_(1 / (1 - self.p))
 
 
-class _Merge(nn.Conv2d):
+class _Convolution(nn.Conv2d):
+    """3x3 convolution by Winograd's filtering where that pays: float32 on the CPU.
+
+    direct: as the library computes it, for comparisons.
+    """
+
+    direct = False
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, 3, padding=1, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._convolve(input, self.weight)
+
+    def _convolve(self, maps: Tensor, weight: Tensor) -> Tensor:
+        lower = maps.dtype.itemsize < 4 or torch.is_autocast_enabled(maps.device.type)
+        if self.direct or lower or maps.is_cuda:
+            return F.conv2d(maps, weight, padding=1)
+        return _winograd.convolve(maps, weight)
+
+
+class _Merge(_Convolution):
     """3x3 convolution of coarse maps, enlarged to the size of fine ones, on top of these.
 
-    folded: enlarge what the convolution makes of the coarse maps instead of the maps themselves;
-    the same sum in another order, without a convolution of 256 channels at stride 4.
+    What the convolution makes of the coarse maps is enlarged instead of the maps themselves: the
+    same sum in another order, without a convolution of 256 channels at stride 4. `folded` off
+    computes both as the library does.
     """
 
     folded = True
 
     def __init__(self, coarse: int, fine: int, width: int) -> None:
-        super().__init__(coarse + fine, width, 3, padding=1, bias=False)
+        super().__init__(coarse + fine, width)
         self.coarse = coarse
 
     def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
         coarse, fine = maps
         size = fine.shape[-2], fine.shape[-1]
         if not self.folded:
-            return super().forward(torch.cat((resize(coarse, size), fine), dim=1))
+            merged = torch.cat((resize(coarse, size), fine), dim=1)
+            return F.conv2d(merged, self.weight, padding=1)
         enlarged = convolve_resized(coarse, self.weight[:, : self.coarse], size)
-        return enlarged + F.conv2d(fine, self.weight[:, self.coarse :], padding=1)
+        return enlarged + self._convolve(fine, self.weight[:, self.coarse :])
 
 
 class _PooledBatchNorm2d(nn.BatchNorm2d):

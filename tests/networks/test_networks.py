@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
+from sfdabench.networks import _winograd
 from sfdabench.networks._deeplabv3plus import _Dropout
 from sfdabench.networks._resize import _matrix, convolve_resized, resize
 from sfdabench.networks._segmenter import Segmenter
@@ -223,6 +224,23 @@ def test_convolution_sees_through_resizing(size):
         strict=True,
     ):
         assert torch.allclose(one, two, rtol=1e-10)
+
+
+class TestWinograd:
+    @pytest.mark.parametrize("size", [(8, 8), (9, 14), (1, 3), (4, 5)])
+    def test_value_and_gradients(self, size):
+        maps = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
+        weight = torch.rand(5, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+        assert torch.allclose(_winograd.convolve(maps, weight), F.conv2d(maps, weight, padding=1))
+        assert torch.autograd.gradcheck(_winograd.convolve, (maps, weight))
+
+    def test_rounding_is_that_of_float32(self):
+        maps, weight = torch.randn(2, 128, 32, 32).relu(), torch.randn(64, 128, 3, 3)
+        exact = F.conv2d(maps.double(), weight.double(), padding=1)
+        ours = _winograd.convolve(maps, weight) - exact
+        plain = F.conv2d(maps, weight, padding=1) - exact
+        assert ours.norm() < 1e-5 * exact.norm()
+        assert ours.norm() < 20 * plain.norm()
 
 
 class TestBackbone:
