@@ -50,9 +50,13 @@ class Scan:
 
 
 class Dataset:
-    """One adapter a file. Subclasses fill the class fields and the four methods.
+    """One adapter a file. Subclasses fill the class fields and the five methods.
+
+    A photograph is (C, H, W). A volume is (C, D, H, W) in canonical axes, whatever the file's: D
+    from inferior to superior, H from anterior to posterior, W from the patient's right to left.
 
     labels: name -> value in the label map, background 0 included.
+    channels: names of the image's channels, in order.
     counts: layout name -> split -> number of cases in the official release.
     frame_crop: side of the square crop around the disc as a share of the frame's height, for
         full frames; None where frames are not cropped.
@@ -60,6 +64,7 @@ class Dataset:
 
     card: ClassVar[Card]
     labels: ClassVar[Mapping[str, int]]
+    channels: ClassVar[tuple[str, ...]]
     counts: ClassVar[Mapping[str, Mapping[str, int]]]
     frame_crop: ClassVar[float | None] = None
 
@@ -71,9 +76,10 @@ class Dataset:
         raise NotImplementedError
 
     def read_image(self, case: Case) -> tuple[np.ndarray, tuple[float, ...] | None]:
-        """Image float32 (C, *space) and its spacing in mm, None where unknown.
+        """Image float32 (C, *space) and its spacing in mm a step of *space, None where unknown.
 
-        RGB images stay on their 0..255 scale. Raises DataFault for a broken file.
+        Values are the file's: RGB 0..255, Hounsfield units, scanner units. Raises DataFault for a
+        broken file.
         """
         raise NotImplementedError
 
@@ -81,6 +87,15 @@ class Dataset:
         """Label map uint8 (*space), values as in `labels`.
 
         Raises DataFault for a broken file, an unknown value, or parts of different size.
+        """
+        raise NotImplementedError
+
+    def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
+        """Save a label map uint8 (*space) as `read_label` gives it, over the original image.
+
+        stem: where to, without suffix: PNG for photographs; NIfTI for volumes, in the axis order
+        and with the affine of the case's own file, so that any viewer overlays it. Returns the
+        file written, its folder made.
         """
         raise NotImplementedError
 
