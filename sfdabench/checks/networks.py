@@ -18,21 +18,22 @@ def _build(entry: type[Network], outputs: int = 2) -> nn.Module:
 
 def check_gives_logits_of_the_input_size(entry: type[Network]) -> None:
     """Two and five outputs, sides that no stride divides, one image in train mode."""
-    for outputs in (2, 5):
+    for outputs, size in ((2, (64, 64)), (5, (57, 71))):
         module = _build(entry, outputs)
-        for size in ((64, 64), (57, 71)):
-            for count, training in ((2, True), (1, True), (1, False)):
-                module.train(training)
-                logits = module(torch.rand(count, 3, *size))
-                shape = (count, outputs, *size)
-                assert logits.shape == shape, f"{tuple(logits.shape)}, not {shape}"
-                assert torch.isfinite(logits).all(), "not finite"
+        for count, training in ((2, True), (1, True), (1, False)):
+            module.train(training)
+            logits = module(torch.rand(count, 3, *size))
+            shape = (count, outputs, *size)
+            assert logits.shape == shape, f"{tuple(logits.shape)}, not {shape}"
+            assert torch.isfinite(logits).all(), "not finite"
 
 
 def check_every_parameter_is_trained(entry: type[Network]) -> None:
     """A parameter that no output depends on is dead weight in every hash."""
     module = _build(entry).train()
-    module(torch.rand(2, 3, 64, 64)).square().mean().backward()
+    images = torch.rand(2, 3, 64, 64)
+    logits = module.heads(images) if "auxiliary" in entry.features else (module(images),)  # type: ignore[operator]
+    torch.stack(logits).square().mean().backward()
     dead = [name for name, p in module.named_parameters() if p.grad is None]
     assert not dead, f"no gradient: {dead[:3]}"
 
@@ -41,6 +42,7 @@ def check_features_are_what_it_declares(entry: type[Network]) -> None:
     """Methods are matched to networks by these names."""
     module = _build(entry)
     has = {
+        "auxiliary": hasattr(module, "heads"),
         "batch_norm": any(isinstance(m, _BatchNorm) for m in module.modules()),
         "dropout": any(
             isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in module.modules()
@@ -70,3 +72,16 @@ def check_penultimate_features_lead_to_the_logits(entry: type[Network]) -> None:
         features = module.penultimate(images)  # type: ignore[operator]
         logits = module.classify(features, (48, 48))  # type: ignore[operator]
         assert torch.equal(logits, module(images)), "another result than forward"
+
+
+def check_first_of_two_heads_is_the_main_one(entry: type[Network]) -> None:
+    """heads(x) = (forward(x), other logits of the same size) in eval mode."""
+    if "auxiliary" not in entry.features:
+        return
+    module = _build(entry).eval()
+    images = torch.rand(2, 3, 57, 48)
+    with torch.no_grad():
+        main, auxiliary = module.heads(images)  # type: ignore[operator]
+        assert torch.equal(main, module(images)), "the first is another result than forward"
+    assert auxiliary.shape == main.shape, f"{tuple(auxiliary.shape)}, not {tuple(main.shape)}"
+    assert not torch.equal(auxiliary, main), "both are one"

@@ -51,13 +51,20 @@ class Segmenter(nn.Module):
         with self._autocast(features):
             return self._network.classify(features, size).float()
 
+    def heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> logits of the main and the auxiliary head, (B, K, H, W) both, float32."""
+        images = images.contiguous(memory_format=self.memory_format)
+        with self._autocast(images):
+            main, auxiliary = self._network.heads(images)
+        return main.float(), auxiliary.float()
+
     def weights(self) -> dict[str, Tensor]:
         """The network's own state, under its own names: what a checkpoint holds."""
         return self.network.state_dict()
 
     @property
     def _network(self) -> Any:
-        """Entries that declare "penultimate" have the two methods; nn.Module's type has not."""
+        """Entries that declare a feature have its methods; nn.Module's type has not."""
         return cast(Any, self.network)
 
     def _autocast(self, tensor: Tensor) -> torch.autocast:

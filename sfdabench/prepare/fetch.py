@@ -1,0 +1,233 @@
+"""Data sets that anyone may download: fetched, checked, unpacked. Others ask for a registration.
+
+Zenodo states the size and the MD5 sum of each file in the record that the file belongs to; they
+are asked for over https at each download, so no sum stands here that nobody could check. That
+guards against a broken transfer and a damaged copy, not against the publisher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import stat
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PureWindowsPath
+from urllib.error import HTTPError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+from sfdabench import __version__
+from sfdabench.core.errors import BadInput, DataFault
+from sfdabench.core.files import held
+from sfdabench.core.paths import check_writable
+
+ZENODO = "https://zenodo.org"
+TIMEOUT = 60.0  # ours: seconds without a byte
+CHUNK = 2**20
+SAY_EVERY = 10.0  # ours: seconds between lines of progress
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Download:
+    """A zip archive in a record of Zenodo."""
+
+    record: int
+    file: str
+
+
+OPEN: Mapping[str, Download] = {"chaos": Download(3431873, "CHAOS_Train_Sets.zip")}
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the record states of a file: its name, its bytes, and its sum as "md5:..."."""
+
+    key: str
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class _Record:
+    files: list[_File]
+
+
+def fetch(name: str, out: Path, *, say: Say = print, base: str = ZENODO) -> Path:
+    """Download a data set and unpack it; its folder, `out`/`name`.
+
+    What lies there is not fetched again: a folder with content, a whole archive, the first part
+    of one. The archive is left beside the folder. base: address of a mirror of Zenodo.
+    Raises BadInput for a data set that is not open and for `out` that cannot be written, has too
+    little room, or a file of that name; DataFault for an address that does not answer or breaks
+    off, and for an archive that is damaged or would write outside its folder.
+    """
+    if name not in OPEN:
+        raise BadInput(
+            f"{name}: not openly available (open: {', '.join(OPEN)}); "
+            f"`sfdabench data describe {name}` says how to obtain it"
+        )
+    folder = out / name
+    check_writable(out, "--out")
+    if folder.is_file():
+        raise BadInput(f"{folder}: a file where the folder should be; rename it")
+    with held(folder, say):
+        if folder.is_dir() and any(folder.iterdir()):
+            say(f"{folder}: there already; `sfdabench data verify {name}` looks for faults in it")
+            return folder
+        archive = _download(OPEN[name], out, say, base)
+        _unpack(archive, folder)
+    say(f"{folder}: complete; {archive} is no longer needed")
+    return folder
+
+
+def _download(wanted: Download, out: Path, say: Say, base: str) -> Path:
+    """The whole archive in `out`, its sum checked."""
+    import pooch
+
+    record = f"{base}/api/records/{wanted.record}"
+    stated = _stated(record, wanted.file)
+    whole, part = out / wanted.file, out / f"{wanted.file}.part"
+    url = f"{base}/records/{wanted.record}/files/{quote(wanted.file)}?download=1"
+
+    def download(url: str, output_file: str, _: object) -> None:
+        """Called by pooch where `whole` is not there, or has another sum than stated."""
+        if whole.exists():
+            found = pooch.file_hash(whole, alg=stated.checksum.partition(":")[0])
+            raise DataFault(
+                f"{whole}: its sum is {found}, not {stated.checksum} as {record} states; "
+                "remove or rename it, then run again"
+            )
+        check_writable(out, "--out", stated.size - _size(part))
+        _continue(url, part, stated.size, say)
+        part.replace(output_file)
+
+    pooch.get_logger().setLevel("WARNING")  # `say` tells of the download
+    try:
+        pooch.retrieve(url, stated.checksum, fname=whole.name, path=out, downloader=download)
+    except ValueError as error:
+        raise DataFault(f"{url}: {error} Run again to fetch it anew.") from error
+    return whole
+
+
+def _stated(record: str, name: str) -> _File:
+    """Size and sum of one file, from the record's own description."""
+    from pydantic import TypeAdapter, ValidationError
+
+    with _opened(record) as response:
+        body = response.read()
+    try:
+        files = TypeAdapter(_Record).validate_json(body).files
+    except ValidationError as error:
+        raise DataFault(
+            f"{record}: no description of a record ({error.errors()[0]['msg']}); "
+            "is there a proxy or a login page between?"
+        ) from error
+    for file in files:
+        if file.key == name:
+            return file
+    there = ", ".join(file.key for file in files)
+    raise DataFault(f"{record}: holds no {name}, only {there}; look for a newer record")
+
+
+def _continue(url: str, part: Path, size: int, say: Say) -> None:
+    """Append to `part` what it lacks of `size` bytes; anew where the server only sends all."""
+    have = _size(part)
+    if have >= size:
+        return
+    with _opened(url, {"Range": f"bytes={have}-"} if have else {}) as response:
+        resumed = response.status == HTTPStatus.PARTIAL_CONTENT
+        if have and not resumed:
+            say(f"{url}: the server does not resume; from the start")
+            have = 0
+        with part.open("ab" if resumed else "wb") as file:
+            for chunk in _told(response, part.stem, have, size, say):
+                file.write(chunk)
+    have = _size(part)
+    if have < size:
+        raise DataFault(
+            f"{url}: broke off after {have} of {size} bytes, kept in {part}; run again to go on"
+        )
+
+
+def _told(response: HTTPResponse, name: str, have: int, size: int, say: Say) -> Iterator[bytes]:
+    """The chunks of a response, with a line from time to time on how far it is."""
+    last = -SAY_EVERY
+    while chunk := response.read(CHUNK):
+        if time.monotonic() - last >= SAY_EVERY:
+            say(f"{name}: {have / 2**20:.0f} of {size / 2**20:.0f} MiB")
+            last = time.monotonic()
+        have += len(chunk)
+        yield chunk
+
+
+@contextlib.contextmanager
+def _opened(url: str, headers: Mapping[str, str] | None = None) -> Iterator[HTTPResponse]:
+    """The answer of `url`; DataFault where it refuses, is not there, or breaks off."""
+    headers = {"User-Agent": f"sfdabench/{__version__}"} | dict(headers or {})
+    try:
+        with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
+            yield response
+    except HTTPError as error:
+        error.close()
+        raise DataFault(
+            f"{url}: the server answers {error.code} ({error.reason}); run again later, or "
+            "download it by hand as `sfdabench data describe` says"
+        ) from error
+    except (OSError, HTTPException) as error:
+        raise DataFault(
+            f"{url}: {error}; see to that and run again: what has come is kept"
+        ) from error
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """All members, or none, into the new `folder`."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            _check_members(file, archive)
+            size = sum(member.file_size for member in file.infolist())
+            check_writable(folder.parent, "--out", size)
+            _extract(file, folder)
+    except zipfile.BadZipFile as error:
+        raise DataFault(
+            f"{archive}: broken archive ({error}), and the one that the record holds; tell its "
+            "publisher"
+        ) from error
+
+
+def _extract(file: zipfile.ZipFile, folder: Path) -> None:
+    near = folder.with_name(f".{folder.name}.part")
+    if near.exists():  # of a run that was killed; the lock is ours
+        shutil.rmtree(near)
+    try:
+        file.extractall(near)
+        near.replace(folder)
+    except BaseException:
+        shutil.rmtree(near)
+        raise
+
+
+def _check_members(file: zipfile.ZipFile, archive: Path) -> None:
+    """Raise DataFault naming the members that would be written elsewhere, or are no plain files."""
+    bad = []
+    for member in file.infolist():
+        path = PureWindowsPath(member.filename)  # the stricter reading: both slashes, drives
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+        if path.anchor or ".." in path.parts or not plain:
+            bad.append(member.filename)
+    if bad:
+        raise DataFault(
+            f"{archive}: {len(bad)} member(s) are links or would leave the folder, such as "
+            f"{bad[0]}; nothing was unpacked, and this archive should not be trusted: remove it"
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
