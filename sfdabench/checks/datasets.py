@@ -10,6 +10,7 @@ import numpy as np
 
 from sfdabench.core.dataset import Dataset
 from sfdabench.core.errors import DataFault
+from sfdabench.evaluate.saved import read_mask
 from sfdabench.prepare.verify import verify
 
 
@@ -38,16 +39,38 @@ def check_reads_its_own_phantom(entry: type[Dataset]) -> None:
         cases = dataset.cases(root)
         assert cases == dataset.cases(root), "two scans differ"
         assert len({case.id for case in cases}) == len(cases), "ids are not unique"
-        assert {"train", "test"} <= {case.split for case in cases}, "no train or no test split"
-        for case in (cases[0], cases[-1]):
+        splits, known = {c.split for c in cases}, {s for c in entry.counts.values() for s in c}
+        assert len(splits) > 1, "nothing to learn from, or nothing to score on"
+        assert splits <= known, f"splits {sorted(splits - known)} have no official count"
+        labelled = [case for case in cases if case.label]
+        for case in (labelled[0], labelled[-1]):
             image, spacing = dataset.read_image(case)
             label = dataset.read_label(case)
+            assert len(image) == len(entry.channels), f"{len(image)} channels"
+            one, _ = dataset.read_image(case, entry.channels[-1:])
+            assert np.array_equal(one, image[-1:]), "one channel alone is another image"
             assert image.dtype == np.float32, f"image is {image.dtype}, not float32"
             assert label.dtype == np.uint8, f"label is {label.dtype}, not uint8"
             assert image.shape[1:] == label.shape, f"image {image.shape}, label {label.shape}"
             assert spacing is None or len(spacing) == label.ndim, f"spacing {spacing}"
+            raters = dataset.read_raters(case)
+            assert raters.shape[1:] == label.shape, f"raters {raters.shape}, label {label.shape}"
             strange = set(np.unique(label)) - set(entry.labels.values())
             assert not strange, f"label values {sorted(strange)} are not in `labels`"
+
+
+def check_writes_masks_that_overlay(entry: type[Dataset]) -> None:
+    """What is written has the size of the file it was read from, and its axes in that order."""
+    dataset = entry()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        dataset.phantom(root / "data", seed=0)
+        case = next(case for case in dataset.cases(root / "data") if case.label)
+        label = dataset.read_label(case)
+        path = dataset.write_mask(case, label, root / "masks" / case.id)
+        written, _, _ = read_mask(path)
+        assert sorted(written.shape) == sorted(label.shape), f"{written.shape}, {label.shape}"
+        assert np.count_nonzero(written) == np.count_nonzero(label), "another mask was written"
 
 
 def check_phantom_is_seeded(entry: type[Dataset]) -> None:

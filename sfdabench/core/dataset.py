@@ -75,11 +75,13 @@ class Dataset:
         """
         raise NotImplementedError
 
-    def read_image(self, case: Case) -> tuple[np.ndarray, tuple[float, ...] | None]:
+    def read_image(
+        self, case: Case, channels: tuple[str, ...] = ()
+    ) -> tuple[np.ndarray, tuple[float, ...] | None]:
         """Image float32 (C, *space) and its spacing in mm a step of *space, None where unknown.
 
-        Values are the file's: RGB 0..255, Hounsfield units, scanner units. Raises DataFault for a
-        broken file.
+        channels: names of those wanted, all of them where empty. Values are the file's: RGB
+        0..255, Hounsfield units, scanner units. Raises DataFault for a broken file.
         """
         raise NotImplementedError
 
@@ -89,6 +91,10 @@ class Dataset:
         Raises DataFault for a broken file, an unknown value, or parts of different size.
         """
         raise NotImplementedError
+
+    def read_raters(self, case: Case) -> np.ndarray:
+        """Label maps uint8 (raters, *space), for data sets whose reference has several raters."""
+        return self.read_label(case)[None]
 
     def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
         """Save a label map uint8 (*space) as `read_label` gives it, over the original image.

@@ -16,6 +16,7 @@ from sfdabench.core.errors import DataFault
 BACKGROUND, RIM, CUP = 0, 1, 2
 LABELS = {"background": BACKGROUND, "rim": RIM, "cup": CUP}
 LEVELS = np.array((0, 128, 255))  # cup, rim, background
+VISIBLE = np.array((0, 128, 255), np.uint8)  # of a written mask: background, rim, cup
 TOLERANCE = 20  # grey values around a level that still belong to it
 BETWEEN = 0.05  # share of a mask that smoothed borders may take; a photograph takes nearly all
 Files = Mapping[str, Path]
@@ -31,6 +32,7 @@ class Fundus(Dataset):
     """
 
     labels = LABELS
+    channels = ("red", "green", "blue")
     folders: ClassVar[tuple[str, ...]] = ()
     marks: ClassVar[tuple[str, ...]]
     domains: ClassVar[Mapping[str, Mapping[str, str]]] = {}
@@ -57,7 +59,7 @@ class Fundus(Dataset):
         ]
         return scan
 
-    def read_image(self, case: Case) -> tuple[np.ndarray, None]:
+    def read_image(self, case: Case, channels: tuple[str, ...] = ()) -> tuple[np.ndarray, None]:
         image = read(case.image[0])
         if image.mode not in ("RGB", "RGBA", "P"):
             raise DataFault(
@@ -65,7 +67,8 @@ class Fundus(Dataset):
                 "is this a mask?"
             )
         pixels = np.asarray(image.convert("RGB"))[:, : self._width(case, image)]
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32), None
+        wanted = [self.channels.index(name) for name in channels or self.channels]
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)[wanted], np.float32), None
 
     def read_label(self, case: Case) -> np.ndarray:
         if not case.label:
@@ -86,6 +89,11 @@ class Fundus(Dataset):
                 "as expected (inverted, or class numbers instead of grey values?)"
             )
         return label
+
+    def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
+        path = stem.with_name(f"{stem.name}.png")
+        write(path, VISIBLE[label])
+        return path
 
     def _official(self, base: Path, scan: Scan) -> Sequence[str]:
         """Fill `scan` from the authors' layout in `base`; returns the splits that must be there."""

@@ -1,0 +1,381 @@
+"""BraTS 2018: 285 gliomas, 210 of high and 75 of low grade, in four MR modalities.
+
+Releases of 2019 and 2020 differ in their cases only, those of 2023 onward in names and labels;
+all are read, and `layout` says which was found.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from sfdabench.core.dataset import Card, Case, Dataset, Scan
+from sfdabench.core.errors import BadInput, DataFault
+from sfdabench.core.near import unknown
+from sfdabench.datasets._volumes import (
+    canonical,
+    canonical_spacing,
+    original,
+    read_nifti,
+    write_nifti,
+)
+
+GRADES = ("HGG", "LGG")
+CHANNELS = ("t1", "t1ce", "t2", "flair")
+NECROSIS, OEDEMA, ENHANCING = 1, 2, 4  # BraTS 2018's own values
+FOLDERS = ("BraTS2018", "brats2018", "MICCAI_BraTS_2018_Data_Training")
+ENDINGS = (".nii.gz", ".nii")
+MAPPING = "name_mapping*.csv"
+# One patient may be imaged more than once: these ids end in the number of the visit.
+VISIT = re.compile(r"(BraTS-\w+-\d+)-\d+|(Bra[Tt][Ss]1[789]_\w+)_\d+")
+SAME_PLACE = 1e-3  # ours: affines of one case differ by rounding only
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How the releases of some years name the files of a case.
+
+    images: endings of the file names, as in CHANNELS. mask: that of the mask. enhancing: value of
+    enhancing tumour in it. foreign: values of other years that a mask might hold by mistake.
+    """
+
+    years: str
+    images: tuple[str, str, str, str]
+    mask: str
+    enhancing: int
+    foreign: Mapping[int, str]
+
+
+NAMINGS = (
+    Naming(
+        "2018 to 2021",
+        ("_t1", "_t1ce", "_t2", "_flair"),
+        "_seg",
+        ENHANCING,
+        {3: "3 is in use in BraTS 2015 (non-enhancing core) and from 2023 on (enhancing tumour)"},
+    ),
+    Naming(
+        "2023 onward",
+        ("-t1n", "-t1c", "-t2w", "-t2f"),
+        "-seg",
+        3,
+        {4: "4 is the resection cavity of BraTS 2024, which treats other patients"},
+    ),
+)
+Graded = dict[str, list[Path]]
+
+
+def splits(patients: int) -> list[str]:
+    """Our rule, for the sorted patients of one grade: every other one belongs to half b, and of
+    each half's five in a row the third is test. The authors split the training cases no further.
+    """
+    return [f"{'ab'[i % 2]}-{'test' if i // 2 % 5 == 2 else 'train'}" for i in range(patients)]
+
+
+def _numbers(**patients: int) -> dict[str, int]:
+    """Split -> number of patients, for a release with so many of each grade."""
+    return dict(Counter(f"{g.lower()}-{s}" for g, n in patients.items() for s in splits(n)))
+
+
+class BraTS2018(Dataset):
+    """Skull-stripped volumes of 240x240x155 voxels of 1 mm, the modalities of a case registered."""
+
+    card = Card(
+        title="BraTS 2018",
+        licence="terms of the challenge: research use after registration (not verified)",
+        url="https://www.med.upenn.edu/sbia/brats2018.html",
+        citation="Menze et al., The multimodal brain tumor image segmentation benchmark (BRATS), "
+        "IEEE Transactions on Medical Imaging 34(10), 2015",
+        obtain="register with the organisers, download the training data, and unpack them",
+        tree="""\
+HGG/<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz      (210 cases)
+LGG/<case>/<case>_{t1,t1ce,t2,flair,seg}.nii.gz      (75 cases)
+or <case>/<case>_... beside a name_mapping.csv with a column Grade (2020)
+or <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz (2023 onward), likewise
+(below the root, BraTS2018/, brats2018/ or MICCAI_BraTS_2018_Data_Training/; .nii as well)""",
+    )
+    labels = {"background": 0, "necrosis": NECROSIS, "oedema": OEDEMA, "enhancing": ENHANCING}
+    channels = CHANNELS
+    counts = {
+        "2018": _numbers(HGG=210, LGG=75),
+        "2019": _numbers(HGG=259, LGG=76),
+        "2020": _numbers(HGG=293, LGG=76),
+    }
+    phantom_patients: ClassVar[int] = 20  # of each grade
+
+    def scan(self, root: Path) -> Scan:
+        base, scan = self._locate(root), Scan()
+        graded = _graded(base, scan)
+        if not graded:
+            return scan
+        scan.faults += _in_both(graded)
+        for grade, folders in graded.items():
+            scan.cases += _cases(grade, folders, scan)
+        found = {case.split for case in scan.cases}
+        scan.faults += [
+            f"{base}: split '{split}' is empty: only {len(graded[split[:3].upper()])} cases of "
+            "its grade; the card shows the expected tree"
+            for split in self.counts["2018"]
+            if split not in found
+        ]
+        return scan
+
+    def layout(self, root: Path) -> str:
+        """Which naming was found and where the grades are from. Raises DataFault as `scan`."""
+        base = self._locate(root)
+        years = Counter(_naming(case).years for case in self.scan(root).cases)
+        named = ", ".join(f"{n} cases named as in {when}" for when, n in years.items())
+        return f"{named or 'no whole case'}; grades from {_origin(base)}"
+
+    def read_image(
+        self, case: Case, channels: tuple[str, ...] = ()
+    ) -> tuple[np.ndarray, tuple[float, ...]]:
+        """The named `channels` only, in that order, from their files only; all four where empty.
+
+        Raises BadInput for an unknown channel, else as the contract says.
+        """
+        for name in channels:
+            if name not in CHANNELS:
+                raise BadInput(unknown("channel", name, CHANNELS))
+        volumes = []
+        for name in channels or CHANNELS:
+            path = case.image[CHANNELS.index(name)]
+            array, affine = read_nifti(path)
+            _expect_grid(path, array.shape, affine, case)
+            volumes.append(canonical(array, affine).astype(np.float32))
+        return np.stack(volumes), canonical_spacing(affine)
+
+    def read_label(self, case: Case) -> np.ndarray:
+        if not case.label:
+            raise DataFault(f"{case.image[0]}: this case has no mask")
+        naming, path = _naming(case), case.label[0]
+        array, affine = read_nifti(path)
+        _expect_grid(path, array.shape, affine, case)
+        known = (0, NECROSIS, OEDEMA, naming.enhancing)
+        strange = np.unique(array[~np.isin(array, known)])
+        if len(strange):
+            shown = ", ".join(f"{value:g}" for value in strange[:5])
+            hints = [text for value, text in naming.foreign.items() if value in strange]
+            raise DataFault(
+                f"{path}: unknown label values {shown}; files named as in {naming.years} hold "
+                f"{', '.join(map(str, known))}; {'; '.join([*hints, 'take another release'])}"
+            )
+        label = canonical(array.astype(np.uint8), affine)
+        label[label == naming.enhancing] = ENHANCING
+        return label
+
+    def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
+        shape, affine = read_nifti(case.image[0], header=True)
+        array = original(label, affine)
+        if array.shape != tuple(shape):
+            raise ValueError(f"{case.image[0]}: {tuple(shape)}, the mask to save {array.shape}")
+        values = np.where(array == ENHANCING, _naming(case).enhancing, array).astype(np.uint8)
+        path = stem.with_name(f"{stem.name}.nii.gz")
+        write_nifti(path, values, affine)
+        return path
+
+    def phantom(self, root: Path, seed: int) -> None:
+        """Write synthetic patients in the layout of 2018, few and coarse; some as axes RAS."""
+        from sfdabench.phantoms import brain
+
+        shape, spacing = (20, 72, 72), (7.0, 2.75, 2.75)
+        lps = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], float)
+        lps = lps @ np.diag((*spacing[::-1], 1))
+        ras = np.diag((*spacing[::-1], 1.0))
+        for grade, site in zip(GRADES, ("CBICA", "TCIA09"), strict=True):
+            for i in range(self.phantom_patients):
+                images, label = brain.patient(grade, shape, seed, i, spacing=spacing)
+                affine = ras if i % 4 == 3 else lps  # ours: as released all are LPS
+                name = f"Brats18_{site}_{i + 101}_1"
+                for suffix, volume in zip(NAMINGS[0].images, images, strict=True):
+                    write_nifti(
+                        root / grade / name / f"{name}{suffix}.nii.gz",
+                        original(np.rint(volume).astype(np.int16), affine),
+                        affine,
+                    )
+                write_nifti(
+                    root / grade / name / f"{name}_seg.nii.gz", original(label, affine), affine
+                )
+
+    def _locate(self, root: Path) -> Path:
+        if not root.is_dir():
+            raise DataFault(f"{root}: no such folder; {self.card.obtain}")
+        found: dict[tuple[int, int], Path] = {}
+        for place in (root, *(root / name for name in FOLDERS)):
+            if place.is_dir() and (_has_grades(place) or any(map(_is_case, _inside(place)))):
+                stat = place.stat()  # one folder under two names where case does not count
+                found.setdefault((stat.st_dev, stat.st_ino), place)
+        if len(found) == 1:
+            return next(iter(found.values()))
+        if found:
+            shown = ", ".join(map(str, found.values()))
+            raise DataFault(f"{root}: {self.card.title} found twice: {shown}; give one of them")
+        raise DataFault(
+            f"{root}: no {self.card.title} there: looked for HGG/, LGG/, <case>/<case>_t1.nii.gz "
+            f"in {', '.join(('.', *FOLDERS))}; `sfdabench data describe` prints the expected tree"
+        )
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Visible sub-folders, sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _has_grades(place: Path) -> bool:
+    return any((place / grade).is_dir() for grade in GRADES)
+
+
+def _is_case(folder: Path) -> bool:
+    """Whether it holds a NIfTI file that bears the folder's name."""
+    return any(
+        path.name.startswith(folder.name) and path.name.endswith(ENDINGS)
+        for path in folder.iterdir()
+    )
+
+
+def _origin(base: Path) -> str:
+    return "the folders HGG and LGG" if _has_grades(base) else MAPPING
+
+
+def _graded(base: Path, scan: Scan) -> Graded:
+    """Grade -> its case folders, sorted; empty where nothing tells the grades."""
+    loose = [folder for folder in _inside(base) if folder.name not in GRADES and _is_case(folder)]
+    if _has_grades(base):
+        scan.faults += [
+            f"{folder}: a case beside the folders HGG and LGG; move it into one of them"
+            for folder in loose
+        ]
+        return {grade: _inside(base / grade) for grade in GRADES}
+    mapping = _mapping(base, scan)
+    if not mapping:
+        scan.faults.append(
+            f"{base}: {len(loose)} cases, and nothing tells their grades: there are no folders "
+            f"HGG and LGG, and no {MAPPING} with a column Grade and one with the cases' names; "
+            "take the release of 2018, 2019 or 2020, or write such a file"
+        )
+        return {}
+    graded: Graded = {grade: [] for grade in GRADES}
+    for folder in loose:
+        grade = mapping.get(folder.name, "")
+        if grade in graded:
+            graded[grade].append(folder)
+        else:
+            known = f"says grade '{grade}' of it" if grade else "does not name it"
+            scan.faults.append(f"{folder}: {MAPPING} {known}; expected {' or '.join(GRADES)}")
+    return graded
+
+
+def _mapping(base: Path, scan: Scan) -> dict[str, str]:
+    """Case, by any of its names over the years -> grade."""
+    grades: dict[str, str] = {}
+    for path in sorted(base.glob(MAPPING)):
+        try:
+            rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+        except (UnicodeDecodeError, csv.Error) as error:
+            scan.faults.append(f"{path}: not a CSV file ({error}); get this file again")
+            continue
+        for row in rows:
+            if grade := row.get("Grade"):
+                grades |= {name: grade for name in row.values() if isinstance(name, str)}
+    return grades
+
+
+def _patient(case: str) -> str:
+    match = VISIT.fullmatch(case)
+    return case if match is None else match[1] or match[2]
+
+
+def _in_both(graded: Graded) -> Iterable[str]:
+    """Faults: patients of both grades, whose images would fall into two splits."""
+    high, low = ({_patient(f.name): f for f in graded[grade]} for grade in GRADES)
+    for patient in sorted(high.keys() & low.keys()):
+        yield (
+            f"{low[patient]}: patient '{patient}' twice, also {high[patient]}; "
+            "a patient has one grade: remove one of them"
+        )
+
+
+def _cases(grade: str, folders: Sequence[Path], scan: Scan) -> list[Case]:
+    """Whole cases with their splits; the position of a faulty one counts, so that splits stay."""
+    patients = sorted({_patient(folder.name) for folder in folders})
+    split = dict(zip(patients, splits(len(patients)), strict=True))
+    cases = []
+    for folder in folders:
+        files = _files(folder, scan)
+        if files is not None:
+            images, masks = files
+            name = f"{grade.lower()}-{split[_patient(folder.name)]}"
+            cases.append(Case(folder.name, name, images, masks))
+    if any(case.label for case in cases):
+        scan.faults += [
+            f"{case.image[0].parent}: no mask, while other {grade} cases have one; looked for "
+            f"{case.id}{_naming(case).mask}.nii.gz"
+            for case in cases
+            if not case.label
+        ]
+    return cases
+
+
+def _files(folder: Path, scan: Scan) -> tuple[tuple[Path, ...], tuple[Path, ...]] | None:
+    """Four images and at most one mask; None for a faulty case."""
+
+    def named(suffix: str) -> list[Path]:
+        paths = [folder / f"{folder.name}{suffix}{ending}" for ending in ENDINGS]
+        return [path for path in paths if path.is_file()]
+
+    namings = [n for n in NAMINGS if any(map(named, (*n.images, n.mask)))]
+    if len(namings) != 1:
+        wanted = " and ".join(
+            f"{folder.name}{n.images[0]}.nii.gz ({n.years})" for n in namings or NAMINGS
+        )
+        trouble = "two namings in one folder" if namings else "no file of a case"
+        scan.faults.append(f"{folder}: {trouble}: {wanted}; keep the files of one release")
+        return None
+    (naming,) = namings
+    found = {suffix: named(suffix) for suffix in (*naming.images, naming.mask)}
+    faults = [
+        f"{paths[0]}: twice, also {paths[1].name}; remove one of them"
+        for paths in found.values()
+        if len(paths) > 1
+    ]
+    faults += [
+        f"{folder / (folder.name + suffix)}.nii.gz: missing file; a case has the four modalities "
+        f"{', '.join(CHANNELS)}: get this one again"
+        for suffix in naming.images
+        if not found[suffix]
+    ]
+    scan.faults += faults
+    if faults:
+        return None
+    return tuple(found[suffix][0] for suffix in naming.images), tuple(found[naming.mask])
+
+
+def _naming(case: Case) -> Naming:
+    """The one that the case's first image follows."""
+    stem = case.image[0].name.removesuffix(".gz").removesuffix(".nii")
+    return next(naming for naming in NAMINGS if stem.endswith(naming.images[0]))
+
+
+def _expect_grid(path: Path, shape: Sequence[int], affine: np.ndarray, case: Case) -> None:
+    """Raises DataFault where `path` does not lie voxel on voxel with the case's first image."""
+    first = case.image[0]
+    wanted, place = read_nifti(first, header=True)
+    if tuple(shape) != tuple(wanted):
+        raise DataFault(
+            f"{path}: shape {tuple(shape)}, but {first.name} {tuple(wanted)}; "
+            "take all files of a case from one release"
+        )
+    if not np.allclose(affine, place, rtol=0, atol=SAME_PLACE):
+        raise DataFault(
+            f"{path}: its affine differs from that of {first.name}, so their voxels do not lie on "
+            "one another; take all files of a case from one release"
+        )

@@ -1,0 +1,158 @@
+import gzip
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from sfdabench.core.errors import DataFault
+from sfdabench.datasets import _volumes as volumes
+
+STEPS = {"R": 2.0, "A": 3.0, "S": 5.0}  # mm along the world's axes
+OPPOSITE = dict(zip("RASLPI", "LPIRAS", strict=True))
+ORDERS = ["".join(axes) for pairs in permutations(("RL", "AP", "IS")) for axes in product(*pairs)]
+
+
+def world(axes: str) -> np.ndarray:
+    """Affine of a file whose axes run in these directions."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for column, code in enumerate(axes):
+        positive = code if code in STEPS else OPPOSITE[code]
+        affine["RAS".index(positive), column] = STEPS[positive] * (1 if code in STEPS else -1)
+    affine[:3, 3] = 11, -7, 23
+    return affine
+
+
+def turned(degrees: float) -> np.ndarray:
+    """A rotation about the first and then the third axis."""
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    matrix = np.eye(4)
+    about_x, about_z = [[1, 0, 0], [0, c, -s], [0, s, c]], [[c, -s, 0], [s, c, 0], [0, 0, 1]]
+    matrix[:3, :3] = np.array(about_z) @ about_x
+    return matrix
+
+
+def test_there_are_48_orders() -> None:
+    assert len(set(ORDERS)) == 48
+
+
+@pytest.mark.parametrize("axes", ORDERS)
+@pytest.mark.parametrize("degrees", [0, 12])
+def test_every_order_comes_to_one_and_back(axes: str, degrees: float) -> None:
+    """Each voxel knows its world place, so that no mix-up of axes or directions can hide."""
+    affine = turned(degrees) @ world(axes)
+    lengths = dict(zip("RAS", (4, 5, 6), strict=True))
+    shape = [lengths[code if code in lengths else OPPOSITE[code]] for code in axes]
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    upright = world(axes)
+    place = index @ upright[:3, :3].T + upright[:3, 3]
+    left, back, up = (
+        volumes.canonical(sign * place[..., i], affine) for i, sign in ((0, -1), (1, -1), (2, 1))
+    )
+    assert left.shape == (6, 5, 4)
+    assert np.allclose(np.diff(up, axis=0), 5)
+    assert np.allclose(np.diff(back, axis=1), 3)
+    assert np.allclose(np.diff(left, axis=2), 2)
+    assert np.allclose(volumes.canonical_spacing(affine), (5, 3, 2))
+    number = np.arange(120).reshape(shape)
+    assert np.array_equal(volumes.original(volumes.canonical(number, affine), affine), number)
+
+
+def test_arrays_are_contiguous() -> None:
+    array = np.zeros((2, 3, 4))
+    for turn in (volumes.canonical, volumes.original):
+        assert turn(array, world("RSP")).flags.c_contiguous
+
+
+def test_a_sheared_stack_keeps_its_order() -> None:
+    """Slices taken by a tilted gantry: the third axis is not at right angles to the others."""
+    affine = world("LPS")
+    affine[1, 2] = 2.5
+    array = np.arange(24).reshape(2, 3, 4)
+    assert np.array_equal(volumes.canonical(array, affine), array.transpose(2, 1, 0))
+    assert volumes.canonical_spacing(affine) == pytest.approx((np.hypot(5, 2.5), 3, 2))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_file_round_trips(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "new" / f"a{suffix}"
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4) - 12
+    volumes.write_nifti(path, array, world("PIR"))
+    read, affine = volumes.read_nifti(path)
+    assert np.array_equal(read, array)
+    assert np.allclose(affine, world("PIR"))
+    shape, again = volumes.read_nifti(path, header=True)
+    assert shape == (2, 3, 4)
+    assert np.array_equal(again, affine)
+    assert nibabel.load(path).header.get_xyzt_units()[0] == "mm"
+
+
+def test_stored_scales_are_applied(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.ones((2, 2, 2), np.int16), np.eye(4))
+    image.header.set_slope_inter(2, -1024)
+    image.to_filename(tmp_path / "a.nii")
+    with (tmp_path / "a.nii").open("r+b") as file:  # nibabel takes the values for scaled ones
+        file.seek(352)
+        file.write(np.full(8, 3, "<i2").tobytes())
+    array, _ = volumes.read_nifti(tmp_path / "a.nii")
+    assert (array == 2 * 3 - 1024).all()
+
+
+def saved(path: Path, shape: tuple[int, ...] = (8, 8, 8)) -> bytes:
+    rng = np.random.default_rng(0)
+    nibabel.save(nibabel.Nifti1Image(rng.integers(0, 99, shape, np.int16), np.eye(4)), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.98])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_truncated_file_is_named(suffix: str, share: float, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    whole = saved(path)
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(DataFault, match=f"{path}: not a whole NIfTI file"):
+        volumes.read_nifti(path)
+
+
+def test_a_garbled_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    whole = bytearray(saved(path))
+    whole[len(whole) // 2 :] = bytes(len(whole) - len(whole) // 2)
+    path.write_bytes(whole)
+    with pytest.raises(DataFault, match=f"{path}: not a whole NIfTI file"):
+        volumes.read_nifti(path)
+
+
+@pytest.mark.parametrize("content", [b"no image\n" * 99, gzip.compress(b"no image\n" * 99)])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_text_file_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataFault, match=f"{name}: not a whole NIfTI file"):
+        volumes.read_nifti(tmp_path / name)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataFault, match=r"a\.nii\.gz: missing file"):
+        volumes.read_nifti(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 2)])
+def test_other_than_three_axes(shape: tuple[int, ...], tmp_path: Path) -> None:
+    saved(tmp_path / "a.nii", shape)
+    with pytest.raises(DataFault, match="expected a volume of three axes"):
+        volumes.read_nifti(tmp_path / "a.nii", header=True)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_an_affine_that_places_nothing(value: float, tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4))
+    image.header["srow_x"] = value
+    image.header["sform_code"] = 1
+    with (tmp_path / "a.nii").open("wb") as file:
+        image.header["magic"] = b"n+1"
+        image.header["vox_offset"] = 352
+        file.write(image.header.binaryblock + bytes(4 + 16))
+    with pytest.raises(DataFault, match="its affine places the voxels nowhere"):
+        volumes.read_nifti(tmp_path / "a.nii")
