@@ -6,9 +6,11 @@ import dataclasses
 
 import numpy as np
 
+from sfdabench.core import registry
 from sfdabench.core.protocol import Protocol
 from sfdabench.evaluate.metrics import Comparison
-from sfdabench.evaluate.score import OVERLAP, aggregate, score_cases, score_pair
+from sfdabench.evaluate.postprocess import STEPS
+from sfdabench.evaluate.score import OVERLAP, Tally, score_pair
 
 
 def _square(start: int) -> np.ndarray:
@@ -19,7 +21,7 @@ def _square(start: int) -> np.ndarray:
 
 def check_names_metrics_that_exist(entry: Protocol) -> None:
     """Names of `evaluate.metrics.Comparison`, none twice."""
-    known = {f.name for f in dataclasses.fields(Comparison)} - {"undefined"}
+    known = {f.name for f in dataclasses.fields(Comparison)}
     assert set(entry.metrics) <= known, f"unknown: {sorted(set(entry.metrics) - known)}"
     assert len(set(entry.metrics)) == len(entry.metrics), "a metric twice"
 
@@ -44,10 +46,12 @@ def check_empty_masks_follow_its_rule(entry: Protocol) -> None:
     """Dropped where it says so; else never better than any prediction with some overlap."""
     nothing = np.zeros((32, 32), bool)
     missed, bad = score_pair(nothing, _square(4), entry), score_pair(_square(12), _square(4), entry)
-    for metric in entry.metrics:
+    for metric in set(entry.metrics) - {"specificity"}:  # predicting nothing is most specific
         value, undefined = missed[metric]
         if entry.empty == "drop":
             assert (value is None) == undefined, f"{metric}: an undefined value was kept"
+        elif entry.empty == "zero" and metric not in OVERLAP:
+            assert value is None, f"{metric}: an undefined distance was kept"
         else:
             assert value is not None, f"{metric} dropped a missed structure"
             reached = bad[metric][0]
@@ -58,8 +62,28 @@ def check_empty_masks_follow_its_rule(entry: Protocol) -> None:
 
 def check_counts_empty_masks(entry: Protocol) -> None:
     """However they are scored, they are counted."""
-    nothing = np.zeros((32, 32), bool)
-    masks, references = [nothing[None], nothing[None]], [_square(4)[None], nothing[None]]
-    scores, empties = score_cases(masks, references, ["a", "b"], ["x"], entry, [None, None])
-    assert empties == {"x": {"prediction": 2, "reference": 1, "both": 1}}, str(empties)
-    assert set(aggregate(scores, entry)["x"]) == set(entry.metrics), "a metric without a mean"
+    nothing, tally = np.zeros((32, 32), bool), Tally(entry, ["x"])
+    tally.add("a", nothing[None], _square(4)[None])
+    tally.add("b", nothing[None], nothing[None])
+    counted = {"prediction": 2, "reference": 1, "both": 1}
+    if entry.skip_empty:
+        counted = {"prediction": 1, "reference": 0, "both": 0}
+    assert tally.empties == {"x": counted}, str(tally.empties)
+    assert set(entry.metrics) <= set(tally.means()["x"]), "a metric without a mean"
+
+
+def check_takes_volumes(entry: Protocol) -> None:
+    """A volume is one case, or as many as it has slices."""
+    volume = np.stack([_square(4)] * 3)[None]
+    tally = Tally(entry, ["x"])
+    tally.add("a", volume, volume, (2.0, 1.0, 1.0))
+    cases = {score.case for score in tally.scores}
+    assert len(cases) == (3 if entry.unit == "slice" else 1), f"scored as {sorted(cases)}"
+
+
+def check_exceptions_are_fields(entry: Protocol) -> None:
+    """Each data set it treats in a way of its own exists, and so do the fields."""
+    assert set(entry.exceptions) <= set(registry.names("datasets")), str(set(entry.exceptions))
+    for name in entry.exceptions:
+        check_names_metrics_that_exist(entry.on(name))
+    assert set(entry.postprocess) <= set(STEPS), str(entry.postprocess)

@@ -42,7 +42,7 @@ class Batch:
     """Unlabelled images under the views that were asked for, as attributes: `batch.weak`.
 
     index: (B,) positions in the stream, on the CPU, for banks. ids: B names.
-    Every view is (B, C, H, W) float32 on the device, in the network's intensity range.
+    Every view is (B, C, H, W) float32 on the device, in the range that the network expects.
     """
 
     index: Tensor
@@ -62,8 +62,9 @@ class Batch:
 class Stream:
     """Images of one split; no label is in reach of it.
 
-    images: (N, C, H, W), uint8 on 0..255 or float32; resident on the device where they fit.
-    symmetric: bring 0..255 to -1..1 after the views (x / 127.5 - 1).
+    images: (N, C, H, W); resident on the device where they fit. uint8 comes out of the views on
+        -1..1 (x / 127.5 - 1); standardised floats keep their values, and views see each channel
+        of an image on 0..255, from its smallest value to its largest.
     """
 
     name: str
@@ -72,7 +73,6 @@ class Stream:
     device: torch.device
     seed: int
     clock: Clock
-    symmetric: bool = True
 
     def __post_init__(self) -> None:
         """Move the images to a GPU where they take less than a quarter of what is free there."""
@@ -92,8 +92,15 @@ class Stream:
             chosen = torch.from_numpy(np.ascontiguousarray(self.images[index]))
         return chosen.to(self.device, torch.float32)
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        return images / 127.5 - 1 if self.symmetric else images
+    def _scaled(self, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Images on 0..255 for the views, and the way from there to what the network expects."""
+        if self.images.dtype in (np.uint8, torch.uint8):
+            return images, lambda seen: seen / 127.5 - 1
+        low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+        step = (high - low).clamp(min=1e-6) / 255
+        scaled = (images - low) / step
+        # a view that changes nothing must not round
+        return scaled, lambda seen: images if seen is scaled else seen * step + low
 
     def _chunks(self, size: int, shuffle: bool, key: tuple[int, ...]) -> Iterator[np.ndarray]:
         order = np.arange(len(self))
@@ -113,9 +120,9 @@ class Stream:
             raise ValueError("name at least one view, such as batches(8, weak=views.identity)")
         key = self.clock.tick()
         for index in self._chunks(size, shuffle, key):
-            images = self._take(index)
+            images, finish = self._scaled(self._take(index))
             shown = {
-                name: self._normalise(view(images, self._generators(name, key, index)))
+                name: finish(view(images, self._generators(name, key, index)))
                 for name, view in views.items()
             }
             yield Batch(torch.from_numpy(index), tuple(self.ids[i] for i in index), shown)
@@ -136,8 +143,7 @@ class LabelledStream(Stream):
     def masks(self, labels: Tensor) -> Tensor:
         """Label maps (B, H, W) -> one float32 channel a class (B, K, H, W)."""
         channels = [
-            torch.isin(labels, torch.tensor(values, dtype=labels.dtype, device=labels.device))
-            for values in self.classes
+            torch.stack([labels == value for value in values]).any(dim=0) for values in self.classes
         ]
         masks = torch.stack(channels, dim=1)
         if self.background:
@@ -151,8 +157,9 @@ class LabelledStream(Stream):
         key = self.clock.tick()
         for index in self._chunks(size, shuffle, key):
             labels = torch.from_numpy(np.ascontiguousarray(self.labels[index])).to(self.device)
-            images, labels = view(self._take(index), labels, self._generators("pair", key, index))
-            yield self._normalise(images), self.masks(labels)
+            images, finish = self._scaled(self._take(index))
+            images, labels = view(images, labels, self._generators("pair", key, index))
+            yield finish(images), self.masks(labels)
 
 
 class Keeper(Protocol):
@@ -237,6 +244,7 @@ class Context(Loop):
 
     classes: names in channel order. head: "sigmoid" or "softmax" (channel 0 is background).
     target: the unlabelled target training split.
+    augmentation: name in `primitives.views.SOURCE` of the task's mild, label-preserving view.
     """
 
     needs: Needs
@@ -245,6 +253,7 @@ class Context(Loop):
     seed: int
     start_model: nn.Module
     target: Stream
+    augmentation: str = "light"
     granted: Mapping[str, Any] = field(default_factory=dict)
 
     def model(self) -> nn.Module:

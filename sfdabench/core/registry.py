@@ -23,6 +23,10 @@ FOLDERS = {
     "networks": "networks",
     "protocols": "evaluate/protocols",
 }
+ALIASES = {
+    "datasets": {"btcv": "malbcv"},
+    "tasks": {"mr2ct": "chaos2malbcv"},
+}
 _plugins: list[Path] = []
 
 
@@ -84,6 +88,11 @@ def names(kind: str) -> list[str]:
     return sorted(_sources(kind))
 
 
+def canonical(kind: str, name: str) -> str:
+    """The entry's own name, where `name` is another one for it."""
+    return ALIASES.get(kind, {}).get(name, name)
+
+
 @cache
 def _base(kind: str) -> type:
     module, name = {
@@ -103,6 +112,7 @@ def load(kind: str, name: str) -> Any:
     exactly one entry. An error while the file is imported surfaces as it is.
     """
     sources = _sources(kind)
+    name = canonical(kind, name)
     if name not in sources:
         raise BadInput(unknown(kind.removesuffix("s"), name, sources))
     module = sources[name]()

@@ -13,11 +13,34 @@ from sfdabench.core.method import Paper
 
 @dataclass(frozen=True)
 class Domain:
-    """One data set in one role: the splits to learn from and to score on."""
+    """One data set in one role: the splits to learn from and to score on.
+
+    train, test: names of splits, as shell patterns ("hgg-*-train").
+    oracle: the labelled split that a supervised upper bound learns from, where `train` has no
+        labels.
+    channels: names of the data set's channels to use; all of them where empty.
+    window: file units below and above which values are clipped, such as Hounsfield units.
+    ceiling: percentile of a volume above which its values are clipped.
+    """
 
     dataset: str
     train: str = "train"
     test: str = "test"
+    oracle: str | None = None
+    channels: tuple[str, ...] = ()
+    window: tuple[float, float] | None = None
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True)
+class Centre:
+    """A square around the middle of each plane, padded where the plane is smaller.
+
+    side: in `unit`; "mm" needs images whose spacing is known.
+    """
+
+    side: float
+    unit: Literal["px", "mm"] = "px"
 
 
 @dataclass(frozen=True)
@@ -28,13 +51,18 @@ class Recipe:
     network, network_fields: entry of the registry and overrides of its fields.
     backbone_weights: local file of pretrained backbone weights.
     augmentation: name in `primitives.views.SOURCE`.
+    auxiliary_weight: of the loss of a network's auxiliary head, where it has one.
+    select: the epoch that is kept: "best" by Dice on the source's own test split, or "last".
     """
 
     size: PositiveInt
     network: str
     network_fields: Mapping[str, Any] = field(default_factory=dict)
     backbone_weights: Path | None = None
-    augmentation: Literal["none", "light", "fundus"] = "none"
+    augmentation: Literal["none", "light", "fundus", "anatomy"] = "none"
+    loss: Literal["cross_entropy", "cross_entropy_dice", "dice"] = "cross_entropy"
+    auxiliary_weight: NonNegative = 0.1
+    select: Literal["best", "last"] = "best"
     epochs: PositiveInt = 200
     batch_size: PositiveInt = 8
     learning_rate: Positive = 1e-3
@@ -51,9 +79,16 @@ class Task:
     """Never changes once results exist; a fix is a new name that says what it `supersedes`.
 
     classes: name -> label values that belong to it; nested classes share values.
+    regions: name -> classes whose union is scored under that name; the classes where empty.
     head: "sigmoid" (independent, possibly nested classes) or "softmax" (exclusive).
     crop: "disc" cuts full frames to a square around the optic disc; "none" keeps them.
-    intensity: "symmetric" maps 0..255 to -1..1 (x / 127.5 - 1), "identity" keeps the values.
+    intensity: "symmetric" maps 0..255 to -1..1 (x / 127.5 - 1). Volumes are standardised by mean
+        and standard deviation of each channel: "zscore" over the volume, "zscore_nonzero" over
+        the voxels above 0 (background becomes 0), "zscore_plane" over each cropped plane.
+    augmentation: a mild view that leaves the labels true, for methods that train on labels.
+    source_planes, target_planes: axial planes to learn from: "all", "nonzero" (those that show
+        anything), "labelled" (from the first to the last with a label: source only). Test splits
+        keep all.
     profiles: "paper" and "phantom" recipes.
     """
 
@@ -64,8 +99,17 @@ class Task:
     classes: Mapping[str, tuple[int, ...]]
     channels: int
     head: Literal["sigmoid", "softmax"]
-    crop: Literal["disc", "none"]
-    intensity: Literal["symmetric", "identity"]
+    crop: Literal["disc", "none"] | Centre
+    intensity: Literal["symmetric", "zscore", "zscore_nonzero", "zscore_plane"]
     profiles: Mapping[str, Recipe]
     protocols: tuple[str, ...]
+    regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    source_planes: Literal["all", "nonzero", "labelled"] = "all"
+    target_planes: Literal["all", "nonzero"] = "all"
+    augmentation: Literal["light", "anatomy"] = "light"
     supersedes: str | None = None
+
+    @property
+    def scored(self) -> dict[str, tuple[str, ...]]:
+        """Name in a table -> the classes whose union it is."""
+        return dict(self.regions) or {name: (name,) for name in self.classes}

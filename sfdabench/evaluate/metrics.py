@@ -53,11 +53,16 @@ class Comparison:
 
 
 def compare(
-    prediction: Mask, reference: Mask, *, spacing: Sequence[float] | None = None
+    prediction: Mask,
+    reference: Mask,
+    *,
+    spacing: Sequence[float] | None = None,
+    distances: bool = True,
 ) -> Comparison:
     """Compare two boolean masks of one shape, (H, W) or (D, H, W), by every metric.
 
     `spacing` is the voxel size along each array axis, in any one unit; None means 1 per axis.
+    Without `distances` only overlap is computed, and the distances are NaN.
     Raises TypeError for anything but boolean arrays, ValueError for shapes or a spacing that do
     not fit.
     """
@@ -75,7 +80,7 @@ def compare(
         _ratio(hits, actual),
         _ratio(reference.size - either, reference.size - actual),
     )
-    if not predicted or not actual:
+    if not predicted or not actual or not distances:
         return Comparison(*overlap, *[math.nan] * 5)
 
     pooled, split = _directed_distances(_surfaces(framed), steps)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+import dataclasses
+import math
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfdabench.core.context import Stream
+from sfdabench.core.context import Clock, Stream
 from sfdabench.core.files import atomic
 from sfdabench.core.protocol import Protocol
-from sfdabench.prepare.arrays import Geometry
+from sfdabench.core.task import Task
+from sfdabench.evaluate.postprocess import STEPS
+from sfdabench.prepare.arrays import Prepared
+from sfdabench.prepare.planes import Geometry
 from sfdabench.primitives.views import identity
 
-Masks = Mapping[str, Sequence[np.ndarray]]
+Masks = Mapping[str, np.ndarray]
 
 
 @contextlib.contextmanager
@@ -32,77 +40,109 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def probabilities(model: nn.Module, stream: Stream, head: str, batch: int) -> Iterator[Tensor]:
-    """One (K, S, S) probability map an image, in the stream's order, under eval mode."""
-    with evaluating(model), torch.inference_mode():
-        for chunk in stream.batches(batch, shuffle=False, plain=identity):
+def probabilities(
+    model: nn.Module, stream: Stream, head: str, batch: int, mode: str = "eval"
+) -> Iterator[Tensor]:
+    """One (K, S, S) probability map a plane, in the stream's order.
+
+    mode "train" works on a copy, one image at a time: batch statistics and live dropout, drawn
+    from the image's position, so that a repetition gives the same maps.
+    """
+    if mode == "train":
+        model, batch = copy.deepcopy(model).train(), 1
+    devices = [stream.device] if stream.device.type == "cuda" else []
+    for chunk in stream.batches(batch, shuffle=False, plain=identity):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if mode == "train":
+                stack.enter_context(torch.random.fork_rng(devices))
+                torch.manual_seed(int(chunk.index[0]))
+            else:
+                stack.enter_context(evaluating(model))
             logits = model(chunk.plain)
-            yield from (logits.sigmoid() if head == "sigmoid" else logits.softmax(dim=1))
+            maps = logits.sigmoid() if head == "sigmoid" else logits.softmax(dim=1)
+        yield from maps
 
 
 def _on_original_grid(probability: Tensor, geometry: Geometry) -> Tensor:
-    """Bring (K, S, S) back to the square it was cut from, zero elsewhere: (K, H, W)."""
-    top, left, side = geometry.box
-    square = F.interpolate(probability[None], (side, side), mode="bilinear", align_corners=False)[0]
-    if geometry.shape == (side, side):
+    """Bring (K, S, S) back to the box it was cut from, zero elsewhere: (K, H, W)."""
+    top, left, height, width = geometry.box
+    square = F.interpolate(
+        probability[None], (height, width), mode="bilinear", align_corners=False
+    )[0]
+    rows, columns = geometry.shape[-2:]
+    if (top, left, height, width) == (0, 0, rows, columns):
         return square
-    frame = probability.new_zeros((len(probability), *geometry.shape))
-    frame[:, top : top + side, left : left + side] = square
+    frame = probability.new_zeros((len(probability), rows, columns))
+    inner = square[:, max(-top, 0) : rows - top, max(-left, 0) : columns - left]
+    top, left = max(top, 0), max(left, 0)
+    frame[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
     return frame
+
+
+def _masks(
+    probability: Tensor, place: Geometry, head: str, classes: Sequence[str], protocol: Protocol
+) -> np.ndarray:
+    """(K, S, S) probabilities -> boolean (classes, H, W) in the geometry of the protocol."""
+    if protocol.geometry == "original":
+        probability = _on_original_grid(probability, place)
+    if head == "sigmoid":
+        thresholds = [protocol.threshold_of(name) for name in classes]
+        chosen = probability > probability.new_tensor(thresholds).view(-1, 1, 1)
+    else:
+        winner = probability.argmax(dim=0)  # channel 0 is background, and so is all beyond the box
+        chosen = torch.stack([winner == k for k in range(1, len(probability))])
+    found = chosen.cpu().numpy()
+    for step in protocol.postprocess:
+        found = np.stack([STEPS[step](mask) for mask in found])
+    return found
 
 
 def predict(
     model: nn.Module,
     stream: Stream,
-    geometry: Sequence[Geometry],
-    head: str,
+    split: Prepared,
+    task: Task,
     protocols: Mapping[str, Protocol],
     batch: int = 8,
-) -> dict[str, list[np.ndarray]]:
-    """Protocol -> one boolean array (K, H, W) a case, in the geometry that the protocol scores."""
-    masks: dict[str, list[np.ndarray]] = {name: [] for name in protocols}
+) -> Iterator[dict[str, np.ndarray]]:
+    """Case by case: protocol -> boolean (regions, *space), in the geometry that it scores."""
     # The stream's own clock must not move: predictions may be taken inside a method's epoch.
-    clock, stream.clock = stream.clock, type(stream.clock)()
-    try:
-        maps = probabilities(model, stream, head, batch)
-        for probability, place in zip(maps, geometry, strict=True):
+    stream = dataclasses.replace(stream, clock=Clock())
+    classes, names = list(task.classes), list(task.scored.values())
+    regions = [[classes.index(name) for name in members] for members in names]
+    modes = {protocol.mode for protocol in protocols.values()}
+    maps = {mode: probabilities(model, stream, task.head, batch, mode) for mode in modes}
+    for place, count in zip(split.geometry, split.counts, strict=True):
+        planes: dict[str, list[np.ndarray]] = {name: [] for name in protocols}
+        for _ in range(count):
+            shown = {mode: next(map_) for mode, map_ in maps.items()}
             for name, protocol in protocols.items():
-                shown = (
-                    _on_original_grid(probability, place)
-                    if protocol.geometry == "original"
-                    else probability
-                )
-                if head == "sigmoid":
-                    chosen = shown > protocol.threshold
-                else:
-                    winner = shown.argmax(dim=0)  # channel 0 is background
-                    chosen = torch.stack([winner == k for k in range(1, len(shown))])
-                masks[name].append(chosen.cpu().numpy())
-    finally:
-        stream.clock = clock
-    return masks
+                found = _masks(shown[protocol.mode], place, task.head, classes, protocol)
+                planes[name].append(np.stack([found[members].any(axis=0) for members in regions]))
+        yield {
+            name: found[0] if len(place.shape) == 2 else np.stack(found, axis=1)
+            for name, found in planes.items()
+        }
 
 
-def seal(path: Path, masks: Masks) -> None:
-    """Keep masks on disk, packed to bits, to be scored when adaptation is over."""
-    arrays = {}
-    for name, cases in masks.items():
-        for i, mask in enumerate(cases):
-            arrays[f"{name}/{i}/bits"] = np.packbits(mask)
-            arrays[f"{name}/{i}/shape"] = np.array(mask.shape)
-    with atomic(path, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+def seal(path: Path, cases: Iterable[Masks]) -> None:
+    """Keep the masks of each case on disk, packed to bits, to be scored when adaptation is over."""
+    with atomic(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, True, 1) as z:
+        for i, masks in enumerate(cases):
+            for name, mask in masks.items():
+                shape = "x".join(map(str, mask.shape))
+                z.writestr(f"{i}/{name}/{shape}", np.packbits(mask).tobytes())
 
 
-def unseal(path: Path) -> dict[str, list[np.ndarray]]:
-    """Undo: the masks that `seal` was given."""
-    masks: dict[str, list[np.ndarray]] = {}
-    with np.load(path) as file:
-        for key in file.files:
-            name, _, part = key.split("/")
-            if part == "shape":
-                continue
-            shape = tuple(file[key.removesuffix("bits") + "shape"])
-            bits = np.unpackbits(file[key], count=int(np.prod(shape)))
-            masks.setdefault(name, []).append(bits.astype(bool).reshape(shape))
-    return masks
+def unseal(path: Path) -> Iterator[dict[str, np.ndarray]]:
+    """Undo: the masks that `seal` was given, case by case."""
+    with zipfile.ZipFile(path) as z:
+        for _, entries in groupby(z.namelist(), key=lambda entry: entry.partition("/")[0]):
+            masks = {}
+            for entry in entries:
+                _, name, text = entry.split("/")
+                shape = tuple(int(n) for n in text.split("x"))
+                bits = np.frombuffer(z.read(entry), np.uint8)
+                masks[name] = np.unpackbits(bits, count=math.prod(shape)).view(bool).reshape(shape)
+            yield masks

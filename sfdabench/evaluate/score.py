@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sfdabench.core.protocol import Protocol
+from sfdabench.core.task import Task
+from sfdabench.evaluate.legacy import rowwise_hausdorff
 from sfdabench.evaluate.metrics import compare
 
 OVERLAP = frozenset({"dice", "iou", "precision", "recall", "specificity"})
@@ -26,9 +28,14 @@ class CaseScore:
     undefined: bool
 
 
-def class_masks(label: np.ndarray, classes: Mapping[str, Sequence[int]]) -> np.ndarray:
-    """A label map (*space) -> boolean (K, *space), one channel a class."""
-    return np.stack([np.isin(label, list(values)) for values in classes.values()])
+def region_masks(label: np.ndarray, task: Task) -> np.ndarray:
+    """A label map (*space) -> boolean (regions, *space), in the order of `task.scored`."""
+    return np.stack(
+        [
+            np.isin(label, [value for name in members for value in task.classes[name]])
+            for members in task.scored.values()
+        ]
+    )
 
 
 def score_pair(
@@ -43,7 +50,8 @@ def score_pair(
     Undefined metrics follow `protocol.empty`.
     """
     spacing = spacing if protocol.spacing == "mm" else None
-    outcome = compare(prediction, reference, spacing=spacing)
+    far = not OVERLAP.issuperset(protocol.metrics)
+    outcome = compare(prediction, reference, spacing=spacing, distances=far)
     steps = spacing or [1.0] * prediction.ndim
     diagonal = math.sqrt(sum((n * s) ** 2 for n, s in zip(prediction.shape, steps, strict=True)))
     both_empty = not prediction.any() and not reference.any()
@@ -56,41 +64,69 @@ def score_pair(
             value = (2 * shared + protocol.smoothing) / (total + protocol.smoothing)
             undefined = False
         if undefined:
-            if protocol.empty == "drop":
+            if protocol.empty == "drop" or (protocol.empty == "zero" and metric not in OVERLAP):
                 value = None
+            elif protocol.empty == "zero":
+                value = 0.0
             elif metric in OVERLAP:
                 value = 1.0 if both_empty else 0.0
             else:
                 value = 0.0 if both_empty else diagonal
         scores[metric] = (value, undefined)
+    if "rowwise_hausdorff" in protocol.legacy:
+        scores["hd_rowwise"] = (rowwise_hausdorff(prediction, reference), False)
     return scores
 
 
-def score_cases(
-    masks: Sequence[np.ndarray],
-    references: Sequence[np.ndarray],
-    ids: Sequence[str],
-    classes: Sequence[str],
-    protocol: Protocol,
-    spacings: Sequence[Sequence[float] | None],
-) -> tuple[list[CaseScore], dict[str, dict[str, int]]]:
-    """Score every case; a missing prediction is an error, never a shorter mean.
+@dataclass
+class Tally:
+    """Scores of one protocol, gathered case by case.
 
-    masks, references: one boolean (K, *space) a case. Returns the scores and, per class, how many
-    cases had an empty prediction, an empty reference, or both.
+    empties: class -> how many cases had an empty prediction, an empty reference, or both.
     """
-    scores = []
-    empties = {name: {"prediction": 0, "reference": 0, "both": 0} for name in classes}
-    for mask, reference, case, spacing in zip(masks, references, ids, spacings, strict=True):
-        for channel, name in enumerate(classes):
-            p, r = mask[channel], reference[channel]
+
+    protocol: Protocol
+    classes: Sequence[str]
+    scores: list[CaseScore] = field(default_factory=list)
+    empties: dict[str, dict[str, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing counted."""
+        self.empties = {n: {"prediction": 0, "reference": 0, "both": 0} for n in self.classes}
+
+    def add(
+        self,
+        case: str,
+        mask: np.ndarray,
+        reference: np.ndarray,
+        spacing: Sequence[float] | None = None,
+    ) -> None:
+        """Score boolean (K, *space) against boolean (K, *space); a volume slice by slice if the
+        protocol says so.
+        """
+        if self.protocol.unit == "slice" and mask.ndim == 4:
+            inner = None if spacing is None else spacing[1:]
+            for k in range(mask.shape[1]):
+                self._add(f"{case}/{k}", mask[:, k], reference[:, k], inner)
+        else:
+            self._add(case, mask, reference, spacing)
+
+    def _add(
+        self, case: str, mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float] | None
+    ) -> None:
+        for name, p, r in zip(self.classes, mask, reference, strict=True):
             empty_p, empty_r = not p.any(), not r.any()
-            empties[name]["prediction"] += empty_p
-            empties[name]["reference"] += empty_r
-            empties[name]["both"] += empty_p and empty_r
-            for metric, (value, undefined) in score_pair(p, r, protocol, spacing).items():
-                scores.append(CaseScore(case, name, metric, value, undefined))
-    return scores, empties
+            if self.protocol.skip_empty and empty_r:
+                continue
+            self.empties[name]["prediction"] += empty_p
+            self.empties[name]["reference"] += empty_r
+            self.empties[name]["both"] += empty_p and empty_r
+            for metric, (value, undefined) in score_pair(p, r, self.protocol, spacing).items():
+                self.scores.append(CaseScore(case, name, metric, value, undefined))
+
+    def means(self) -> dict[str, dict[str, Any]]:
+        """Class -> metric -> mean, std, n, undefined."""
+        return aggregate(self.scores, self.protocol)
 
 
 def aggregate(scores: Sequence[CaseScore], protocol: Protocol) -> dict[str, dict[str, Any]]:

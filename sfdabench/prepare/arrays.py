@@ -2,66 +2,94 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sfdabench.core.dataset import Case, Dataset
-from sfdabench.core.errors import DataFault
+from sfdabench.core.errors import BadInput, DataFault
+from sfdabench.core.fields import plain
 from sfdabench.core.files import atomic, held, sha256_file
+from sfdabench.prepare.planes import Geometry, Preparation, cut_planes
 
-VERSION = 1
+VERSION = 2
+MOST_WORKERS = 8
 Report = Callable[[str], None]
-Track = Callable[[Sequence[Case]], Iterable[Case]]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where a prepared image lies in the authors' grid.
-
-    shape: (H, W) of the original label. box: (top, left, side) of the square that was cut out.
-    """
-
-    shape: tuple[int, int]
-    box: tuple[int, int, int]
+T = TypeVar("T")
+Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Arrays of one split in `folder`; labels lie in files of their own."""
+    """Arrays of one split in `folder`; labels lie in files of their own.
+
+    ids, counts, geometry, spacing: of each case; counts are its planes, one for a photograph.
+    dtype, shape: of a plane of the images, (C, S, S). packed: bytes of each original label map.
+    """
 
     folder: Path
     ids: tuple[str, ...]
+    counts: tuple[int, ...]
     geometry: tuple[Geometry, ...]
     spacing: tuple[tuple[float, ...] | None, ...]
     labelled: bool
+    dtype: str
+    shape: tuple[int, ...]
+    packed: tuple[int, ...]
 
     @property
     def label_files(self) -> tuple[Path, ...]:
         """What a label-free method must not open."""
-        return (self.folder / "labels.npy", self.folder / "originals.npz")
+        return (self.folder / "labels.bin", self.folder / "originals.bin")
+
+    @property
+    def plane_ids(self) -> tuple[str, ...]:
+        """One name a plane: that of the case, numbered where the case has several."""
+        return tuple(
+            name if len(place.shape) == 2 else f"{name}/{k}"
+            for name, count, place in zip(self.ids, self.counts, self.geometry, strict=True)
+            for k in range(count)
+        )
 
     def images(self) -> np.ndarray:
-        """(N, C, S, S) uint8, memory-mapped."""
-        return np.load(self.folder / "images.npy", mmap_mode="r")
+        """(planes, C, S, S) uint8 or float16, memory-mapped."""
+        path = self.folder / "images.bin"
+        return np.memmap(path, self.dtype, "r", shape=(sum(self.counts), *self.shape))
 
     def labels(self) -> np.ndarray:
-        """(N, S, S) uint8 label maps on the network's grid, memory-mapped."""
+        """(planes, S, S) uint8 label maps on the network's grid, memory-mapped."""
         self._require_labels()
-        return np.load(self.folder / "labels.npy", mmap_mode="r")
+        shape = (sum(self.counts), *self.shape[1:])
+        return np.memmap(self.folder / "labels.bin", np.uint8, "r", shape=shape)
 
-    def originals(self) -> list[np.ndarray]:
-        """N label maps (H, W) uint8 on the authors' grid."""
+    def case_labels(self, case: int) -> np.ndarray:
+        """Label map of one case on the network's grid: (S, S), or (planes, S, S) for a volume."""
+        start = sum(self.counts[:case])
+        planes = self.labels()[start : start + self.counts[case]]
+        return planes[0] if len(self.geometry[case].shape) == 2 else planes
+
+    def original(self, case: int) -> np.ndarray:
+        """Label map uint8 (*space) of one case on the authors' grid."""
         self._require_labels()
-        with np.load(self.folder / "originals.npz") as file:
-            return [file[str(i)] for i in range(len(self.ids))]
+        ends = list(accumulate(self.packed))
+        with (self.folder / "originals.bin").open("rb") as file:
+            file.seek(ends[case] - self.packed[case])
+            data = zlib.decompress(file.read(self.packed[case]))
+        return np.frombuffer(data, np.uint8).reshape(self.geometry[case].shape)
 
     def _require_labels(self) -> None:
         if not self.labelled:
@@ -98,69 +126,30 @@ def manifest(cases: Sequence[Case], root: Path, cache: Path) -> str:
     return total.hexdigest()
 
 
-def _cut(array: np.ndarray, box: tuple[int, int, int]) -> np.ndarray:
-    top, left, side = box
-    return array[..., top : top + side, left : left + side]
-
-
-def _resize(plane: np.ndarray, size: int, *, nearest: bool) -> np.ndarray:
-    from PIL import Image
-
-    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(plane).resize((size, size), method))
-
-
-def _box(
-    dataset: Dataset, case: Case, image: np.ndarray, label: np.ndarray | None, crop: str
-) -> tuple[int, int, int]:
-    """The square to work on: the disc region of a full frame, else the whole image.
-
-    `label` is given for source cases only; a target frame is cropped by what its image shows.
-    """
-    height, width = image.shape[-2:]
-    if crop == "disc" and not case.cropped and dataset.frame_crop is not None:
-        from sfdabench.prepare.disc_region import centre_from_label, crop_box, locate_disc
-
-        centre = locate_disc(image) if label is None else centre_from_label(label)
-        return crop_box(height, width, centre, round(dataset.frame_crop * height))
-    if height != width:
-        raise DataFault(
-            f"{case.image[0]}: {height}x{width} is not square; crop it to the disc, or give the "
-            "authors' full frames"
-        )
-    return 0, 0, height
-
-
 def prepare(
     dataset: Dataset,
     name: str,
     cases: Sequence[Case],
+    how: Preparation,
     *,
     content: str,
-    size: int,
-    crop: str,
-    source: bool,
     cache: Path,
     report: Report,
-    track: Track = iter,
+    advance: Advance = lambda done, total: None,
 ) -> Prepared:
     """Arrays of these cases, from the cache where they are whole, else read and written.
 
-    content: their manifest hash. source: labels may guide the crop (never for a target).
-    Raises DataFault for an empty split and for any file that cannot be read.
+    content: their manifest hash. Several cases are read at a time and written in order, so that
+    memory holds a few cases whatever their number; a killed call goes on where it stopped.
+    Raises DataFault for an empty split and for any file that cannot be read, BadInput where the
+    disk cannot hold the arrays.
     """
     if not cases:
         raise DataFault(f"{name}: this split holds no case")
-    key = {
-        "version": VERSION,
-        "content": content,
-        "ids": [case.id for case in cases],
-        "size": size,
-        "crop": crop,
-        "source": source,
-    }
+    key = {"version": VERSION, "content": content, "ids": [c.id for c in cases], "how": plain(how)}
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    folder = cache / "prepared" / f"{name}-{cases[0].split}-{size}px-{digest}"
+    split = re.sub(r"[^\w-]+", "_", cases[0].split)
+    folder = cache / "prepared" / f"{name}-{split}-{how.size}px-{digest}"
     with held(folder, report):
         if folder.exists():
             fault = _fault(folder)
@@ -168,67 +157,130 @@ def prepare(
                 return _open(folder)
             report(f"cache {folder.name}: {fault}; made anew")
             shutil.rmtree(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        work = folder.with_name(f".{folder.name}.work")
+        writer = _Writer(work, len(cases), all(case.label for case in cases))
         try:
-            _write(work, dataset, cases, size, crop, source, track)
-            work.rename(folder)
-        except BaseException:
+            writer.write(dataset, cases, how, report, advance)
+        except DataFault:  # the mended file has another content hash, so nothing would go on here
             shutil.rmtree(work)
             raise
+        work.rename(folder)
         return _open(folder)
 
 
-def _write(
-    work: Path,
-    dataset: Dataset,
-    cases: Sequence[Case],
-    size: int,
-    crop: str,
-    source: bool,
-    track: Track,
-) -> None:
-    labelled = all(case.label for case in cases)
-    images = labels = None
-    originals, geometry, spacings = {}, [], []
-    for i, case in enumerate(track(cases)):
-        image, spacing = dataset.read_image(case)
-        label = dataset.read_label(case) if labelled else None
-        box = _box(dataset, case, image, label if source else None, crop)
-        if images is None:
-            images = np.lib.format.open_memmap(
-                work / "images.npy", "w+", np.uint8, (len(cases), len(image), size, size)
+class _Writer:
+    """Appends prepared cases to the files of `work`, each with a line in its log.
+
+    The log is the truth: on a restart the files are cut to what it says is there.
+    """
+
+    def __init__(self, work: Path, total: int, labelled: bool) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        self.work, self.total, self.log = work, total, work / "log.jsonl"
+        names = ("images.bin", "labels.bin", "originals.bin") if labelled else ("images.bin",)
+        self.paths = [work / name for name in names]
+        self.entries: list[dict[str, Any]] = []
+        if self.log.exists():
+            for line in self.log.read_text(encoding="utf-8").splitlines():
+                try:
+                    self.entries.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break  # the line that the kill cut short
+        for i, path in enumerate(self.paths):
+            path.touch()
+            os.truncate(path, self._length(i))
+        with atomic(self.log) as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in self.entries)
+
+    def _length(self, i: int) -> int:
+        return sum(entry["bytes"][i] for entry in self.entries)
+
+    def write(
+        self,
+        dataset: Dataset,
+        cases: Sequence[Case],
+        how: Preparation,
+        report: Report,
+        advance: Advance,
+    ) -> None:
+        """Prepare what is missing, and close with the index."""
+        if self.entries:
+            report(f"{self.work.name}: goes on after {len(self.entries)} of {self.total} cases")
+        todo = cases[len(self.entries) :]
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(path.open("ab")) for path in self.paths]
+            log = stack.enter_context(self.log.open("a", encoding="utf-8"))
+            for entry, parts in _ahead(lambda case: self._pack(dataset, case, how), todo):
+                if not self.entries:
+                    self._check_disk(entry)
+                elif entry["kind"] != self.entries[0]["kind"]:
+                    raise DataFault(
+                        f"{entry['id']}: {entry['kind'][1]} channels, the cases before it "
+                        f"{self.entries[0]['kind'][1]}"
+                    )
+                for file, data in zip(files, parts, strict=True):
+                    file.write(data)
+                    file.flush()
+                log.write(json.dumps(entry) + "\n")
+                log.flush()
+                self.entries.append(entry)
+                advance(len(self.entries), self.total)
+        self._close()
+
+    def _pack(
+        self, dataset: Dataset, case: Case, how: Preparation
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """A case's line in the log, and what each file gets."""
+        planes = cut_planes(dataset, case, how)
+        parts = [planes.images.tobytes()]
+        if len(self.paths) > 1:
+            assert planes.labels is not None
+            assert planes.original is not None
+            parts += [planes.labels.tobytes(), zlib.compress(planes.original.tobytes(), 1)]
+        entry = {
+            "id": case.id,
+            "kind": [planes.images.dtype.name, *planes.images.shape[1:]],
+            "planes": len(planes.images),
+            "shape": planes.geometry.shape,
+            "box": planes.geometry.box,
+            "spacing": planes.spacing,
+            "bytes": [len(part) for part in parts],
+        }
+        return entry, parts
+
+    def _check_disk(self, first: Mapping[str, Any]) -> None:
+        """Raise BadInput where as many cases like the first one would not fit."""
+        need = 1.2 * sum(first["bytes"]) * self.total
+        free = shutil.disk_usage(self.work).free
+        if need > free:
+            raise BadInput(
+                f"{self.work.parent}: preparing {self.total} cases takes about "
+                f"{need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or point "
+                "SFDABENCH_CACHE to a larger disk"
             )
-        if len(image) != images.shape[1]:
-            raise DataFault(
-                f"{case.image[0]}: {len(image)} channels, the cases before it {images.shape[1]}"
-            )
-        # Pillow's filter averages when it shrinks, as the published pipelines' does.
-        planes = [_resize(p, size, nearest=False) for p in _cut(image, box).astype(np.uint8)]
-        images[i] = np.stack(planes)
-        geometry.append([list(image.shape[-2:]), list(box)])
-        spacings.append(spacing)
-        if label is not None:
-            if labels is None:
-                labels = np.lib.format.open_memmap(
-                    work / "labels.npy", "w+", np.uint8, (len(cases), size, size)
-                )
-            labels[i] = _resize(_cut(label, box), size, nearest=True)
-            originals[str(i)] = label
-    assert images is not None
-    images.flush()
-    if labels is not None:
-        labels.flush()
-        np.savez_compressed(work / "originals.npz", **originals)  # type: ignore[arg-type]
-    hashes = {path.name: sha256_file(path) for path in sorted(work.iterdir())}
-    index = {
-        "ids": [case.id for case in cases],
-        "geometry": geometry,
-        "spacing": spacings,
-        "labelled": labelled,
-        "sha256": hashes,
-    }
-    (work / "index.json").write_text(json.dumps(index), encoding="utf-8")
+
+    def _close(self) -> None:
+        hashes = {path.name: sha256_file(path) for path in self.paths}
+        index = {"cases": self.entries, "labelled": len(self.paths) > 1, "sha256": hashes}
+        (self.work / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        self.log.unlink()
+
+
+def _ahead(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
+    """`map` in order, with a few cases in the works: threads, since decoding frees the lock."""
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for case in cases:
+                waiting.append(pool.submit(function, case))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _fault(folder: Path) -> str | None:
@@ -245,12 +297,18 @@ def _fault(folder: Path) -> str | None:
 
 def _open(folder: Path) -> Prepared:
     index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+    cases = index["cases"]
+    dtype, *shape = cases[0]["kind"]
     return Prepared(
         folder,
-        tuple(index["ids"]),
-        tuple(Geometry(tuple(shape), tuple(box)) for shape, box in index["geometry"]),
-        tuple(None if s is None else tuple(s) for s in index["spacing"]),
+        tuple(case["id"] for case in cases),
+        tuple(case["planes"] for case in cases),
+        tuple(Geometry(tuple(case["shape"]), tuple(case["box"])) for case in cases),
+        tuple(None if case["spacing"] is None else tuple(case["spacing"]) for case in cases),
         index["labelled"],
+        dtype,
+        tuple(shape),
+        tuple(case["bytes"][-1] for case in cases),
     )
 
 

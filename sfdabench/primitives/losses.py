@@ -33,3 +33,16 @@ def segmentation_loss(
         return losses.mean()
     keep = keep.expand_as(losses)
     return (losses * keep).sum() / keep.sum().clamp(min=1)
+
+
+def dice_loss(logits: Tensor, target: Tensor, head: str, smoothing: float = 1e-4) -> Tensor:
+    """One minus the soft Dice of the whole batch, mean over classes (background left out).
+
+    logits, target: (B, K, H, W). Without squares in the denominator (Perone et al., NeuroImage
+    2019, code); `smoothing` is added to both sides of the fraction.
+    """
+    probability = logits.sigmoid() if head == "sigmoid" else logits.softmax(dim=1)[:, 1:]
+    truth = target if head == "sigmoid" else target[:, 1:]
+    shared = (probability * truth).sum(dim=(0, 2, 3))
+    total = (probability + truth).sum(dim=(0, 2, 3))
+    return 1 - ((2 * shared + smoothing) / (total + smoothing)).mean()

@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,9 @@ from sfdabench.core.near import unknown
 from sfdabench.core.network import Network
 from sfdabench.core.paths import cache_root, check_writable, data_root
 from sfdabench.core.progress import Progress
-from sfdabench.core.task import Recipe, Task
+from sfdabench.core.task import Domain, Recipe, Task
 from sfdabench.prepare.arrays import manifest, phantom_root
+from sfdabench.prepare.planes import Preparation
 from sfdabench.store import records
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -32,12 +34,18 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Split:
-    """Cases of one split, with the hash of their files' content."""
+    """Cases of one split, how they are prepared, and the hash of their files' content."""
 
     dataset_name: str
     dataset: Dataset
     cases: tuple[Case, ...]
     content: str
+    how: Preparation
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """All that determines its arrays."""
+        return {"content": self.content, "how": plain(self.how)}
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Run:
     source_test: tuple[Split, ...]
     target_train: Split
     target_test: Split
+    protocols: tuple[str, ...]
     device: str
     precision: Precision
     out: Path
@@ -79,10 +88,8 @@ class Run:
             "network": plain(self.network),
             "classes": plain(self.task.classes),
             "head": self.task.head,
-            "crop": self.task.crop,
-            "intensity": self.task.intensity,
-            "train": [split.content for split in self.source_train],
-            "validation": [split.content for split in self.source_test],
+            "train": [split.inputs for split in self.source_train],
+            "validation": [split.inputs for split in self.source_test],
             "seed": self.seed,
         }
 
@@ -101,7 +108,8 @@ class Run:
                 "task": self.task_name,
                 "chain": [[name, plain(method)] for name, method in self.chain],
                 "source": self.source_inputs,
-                "target": [self.target_train.content, self.target_test.content],
+                "target": [self.target_train.inputs, self.target_test.inputs],
+                "protocols": list(self.protocols),
                 "data": self.data,
                 "device": self.device,
                 "precision": self.precision,
@@ -207,26 +215,33 @@ def choose_recipe(
 
 
 def find_split(
-    name: str, split: str, root: Path, cache: Path, found: dict[str, list[Case]], *, labelled: bool
+    name: str,
+    pattern: str,
+    root: Path,
+    cache: Path,
+    found: dict[str, list[Case]],
+    how: Preparation,
+    *,
+    labelled: bool,
 ) -> Split:
-    """The cases of one split under `root`; `found` keeps each data set's scan.
+    """The cases under `root` whose split fits a pattern; `found` keeps each data set's scan.
 
     Raises DataFault for a split that does not exist, is empty, or lacks the labels it needs.
     """
     dataset: Dataset = registry.load("datasets", name)()
     if name not in found:
         found[name] = dataset.cases(root)
-    cases = [case for case in found[name] if case.split == split]
+    cases = [case for case in found[name] if fnmatchcase(case.split, pattern)]
     if not cases:
         there = sorted({case.split for case in found[name]})
-        raise DataFault(f"{root}: data set {name} has no case in split '{split}'; found: {there}")
+        raise DataFault(f"{root}: data set {name} has no case in split '{pattern}'; found: {there}")
     bare = [case.id for case in cases if not case.label]
     if labelled and bare:
         raise DataFault(
-            f"{root}: data set {name}, split '{split}': {len(bare)} case(s) without a mask, "
+            f"{root}: data set {name}, split '{pattern}': {len(bare)} case(s) without a mask, "
             f"such as {bare[0]}; this split is learnt from or scored on"
         )
-    return Split(name, dataset, tuple(cases), manifest(cases, root, cache))
+    return Split(name, dataset, tuple(cases), manifest(cases, root, cache), how)
 
 
 def resolve(
@@ -241,10 +256,12 @@ def resolve(
     source_settings: Sequence[str] = (),
     device: str = "auto",
     precision: Precision = "float32",
+    protocols: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Run:
     """Check every flag and find the data; raises BadInput before anything is computed."""
     progress = progress or Progress(quiet=True)
+    task = registry.canonical("tasks", task)
     value: Task = registry.load("tasks", task)
     chain, overrides = choose_methods(method, settings)
     for name, instance in chain:
@@ -266,21 +283,26 @@ def resolve(
                 f"method {name} needs a network with {', '.join(sorted(lacking))}, "
                 f"{recipe.network} has {', '.join(sorted(network.features)) or 'none'}"
             )
+    for name in protocols:
+        registry.load("protocols", name)
     cache = cache_root()
     check_writable(out, "--out", need_bytes=100 * 2**20)
     check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
     chosen_device = choose_device(device)
     found: dict[tuple[str, Path], dict[str, list[Case]]] = {}
 
-    def split(dataset: str, part: str, labelled: bool) -> Split:
+    def split(domain: Domain, pattern: str, role: str, labelled: bool) -> Split:
         where = root
         if where is None:
-            entry = registry.load("datasets", dataset)()
-            where = phantom_root(dataset, entry, cache, progress.say)
-        memo = found.setdefault((dataset, where), {})
-        return find_split(dataset, part, where, cache, memo, labelled=labelled)
+            entry = registry.load("datasets", domain.dataset)()
+            where = phantom_root(domain.dataset, entry, cache, progress.say)
+        memo = found.setdefault((domain.dataset, where), {})
+        how = Preparation.of(value, domain, recipe.size, role)
+        return find_split(domain.dataset, pattern, where, cache, memo, how, labelled=labelled)
 
     oracle = any(m.needs.target_labels for _, m in chain)
+    target = value.target
+    learnt = target.oracle if oracle and target.oracle else target.train
     return Run(
         task_name=task,
         task=value,
@@ -292,10 +314,11 @@ def resolve(
         seed=seed,
         profile=chosen,  # type: ignore[arg-type]
         data=kind,
-        source_train=tuple(split(d.dataset, d.train, True) for d in value.source),
-        source_test=tuple(split(d.dataset, d.test, True) for d in value.source),
-        target_train=split(value.target.dataset, value.target.train, oracle),
-        target_test=split(value.target.dataset, value.target.test, True),
+        source_train=tuple(split(d, d.train, "source", True) for d in value.source),
+        source_test=tuple(split(d, d.test, "source test", True) for d in value.source),
+        target_train=split(target, learnt, "target", oracle),
+        target_test=split(target, target.test, "target test", True),
+        protocols=tuple(dict.fromkeys((*value.protocols, *protocols))),
         device=chosen_device,
         precision=precision,
         out=out.resolve(),

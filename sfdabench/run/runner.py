@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ import sfdabench
 from sfdabench.core import registry
 from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import Clock, Context, LabelledStream, Stream
-from sfdabench.core.dataset import Case
 from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.fields import plain
 from sfdabench.core.files import atomic, held
@@ -31,11 +30,13 @@ from sfdabench.core.method import Method
 from sfdabench.core.progress import Progress
 from sfdabench.core.protocol import Protocol
 from sfdabench.core.seeding import seed_all
+from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict, seal, unseal
-from sfdabench.evaluate.score import CaseScore, aggregate, class_masks, score_cases
+from sfdabench.evaluate.score import CaseScore, Tally, region_masks
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.networks._weights import fill, from_bytes, sha256, to_bytes
 from sfdabench.prepare.arrays import Prepared, prepare
+from sfdabench.prepare.planes import fit_label
 from sfdabench.run import guard
 from sfdabench.run.allocator import keep_freed_memory
 from sfdabench.run.plan import Run, Split
@@ -53,35 +54,72 @@ class Scores:
     empties: dict[str, Any]
     rows: tuple[tuple[str, CaseScore], ...]
 
+    @property
+    def mean_dice(self) -> dict[str, float]:
+        """Mean over classes by protocol; 0 where no case of any class had a Dice."""
+        found = {}
+        for name, means in self.means.items():
+            dice = [metrics["dice"]["mean"] for metrics in means.values()]
+            found[name] = float(np.mean([d for d in dice if d is not None] or [0.0]))
+        return found
+
 
 class Scorer:
     """The target test split with its labels; opened when adaptation is over."""
 
-    def __init__(self, run: Run, split: Prepared, protocols: Mapping[str, Protocol]) -> None:
-        self.split, self.protocols = split, protocols
-        self.classes = run.task.classes
-        grid = [class_masks(label, self.classes) for label in split.labels()]
-        original = [class_masks(label, self.classes) for label in split.originals()]
-        self.references = {
-            name: original if protocol.geometry == "original" else grid
-            for name, protocol in protocols.items()
-        }
+    def __init__(
+        self, task: Task, split: Split, prepared: Prepared, protocols: Mapping[str, Protocol]
+    ) -> None:
+        self.task, self.split, self.prepared, self.protocols = task, split, prepared, protocols
 
-    def __call__(self, masks: Mapping[str, Sequence[np.ndarray]]) -> Scores:
-        """Protocol -> masks, as `predict` gives them, to scores."""
-        means, empties, rows = {}, {}, []
-        for name, protocol in self.protocols.items():
-            scores, empties[name] = score_cases(
-                masks[name],
-                self.references[name],
-                self.split.ids,
-                list(self.classes),
-                protocol,
-                self.split.spacing,
-            )
-            means[name] = aggregate(scores, protocol)
-            rows += [(name, score) for score in scores]
-        return Scores(means, empties, tuple(rows))
+    def __call__(
+        self, cases: Iterable[Mapping[str, np.ndarray]], only: str | None = None
+    ) -> Scores:
+        """Protocol -> masks, case by case as `predict` gives them, to scores.
+
+        only: this metric alone, where the others would cost without being looked at.
+        """
+        names = list(self.task.scored)
+        tallies = {
+            name: Tally(replace(protocol, metrics=(only,), legacy=()) if only else protocol, names)
+            for name, protocol in self.protocols.items()
+        }
+        for i, (name, masks) in enumerate(zip(self.prepared.ids, cases, strict=True)):
+            for key, tally in tallies.items():
+                spacing = self._spacing(i, tally.protocol)
+                labels = self._references(i, tally.protocol)
+                for rater, label in enumerate(labels):
+                    shown = name if len(labels) == 1 else f"{name}/rater{rater + 1}"
+                    tally.add(shown, masks[key], region_masks(label, self.task), spacing)
+        return Scores(
+            {name: tally.means() for name, tally in tallies.items()},
+            {name: tally.empties for name, tally in tallies.items()},
+            tuple((name, score) for name, tally in tallies.items() for score in tally.scores),
+        )
+
+    def _references(self, case: int, protocol: Protocol) -> list[np.ndarray]:
+        """Label maps of a case in the protocol's geometry: one, or one a rater."""
+        if protocol.references == "raters":
+            maps = list(self.split.dataset.read_raters(self.split.cases[case]))
+            if protocol.geometry == "original":
+                return maps
+            place, size = self.prepared.geometry[case], self.prepared.shape[-1]
+            floored = "floored_masks" in protocol.legacy
+            return [fit_label(label, place, size, floored=floored) for label in maps]
+        if protocol.geometry == "original":
+            return [self.prepared.original(case)]
+        return [self.prepared.case_labels(case)]
+
+    def _spacing(self, case: int, protocol: Protocol) -> tuple[float, ...] | None:
+        """Millimetres a step of the scored grid; None where the protocol counts pixels."""
+        spacing = self.prepared.spacing[case]
+        if spacing is None or protocol.spacing == "pixel":
+            return None
+        if protocol.geometry == "original":
+            return spacing
+        _, _, height, width = self.prepared.geometry[case].box
+        size = self.prepared.shape[-1]
+        return (*spacing[:-2], spacing[-2] * height / size, spacing[-1] * width / size)
 
 
 def find(run: Run) -> dict[str, Any] | None:
@@ -106,7 +144,7 @@ def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, A
         work = path.with_suffix(".work")
         if force:
             shutil.rmtree(work, ignore_errors=True)
-        execution = _Execution(run, progress, work)
+        execution = Execution(run, progress, work)
         record = execution.record()
         records.write_json(path, record)
         if not execution.worth_resuming:
@@ -114,7 +152,7 @@ def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, A
         return record
 
 
-class _Execution:
+class Execution:
     """The stages of one run, in order."""
 
     def __init__(self, run: Run, progress: Progress, work: Path) -> None:
@@ -122,7 +160,10 @@ class _Execution:
         self.task, self.device = run.task, torch.device(run.device)
         self.names = tuple(run.task.classes)
         self.worth_resuming = False
-        self.protocols = {n: registry.load("protocols", n) for n in run.task.protocols}
+        self.protocols = {
+            name: registry.load("protocols", name).on(run.task.target.dataset)
+            for name in run.protocols
+        }
         keep_freed_memory()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -130,7 +171,7 @@ class _Execution:
     def record(self) -> dict[str, Any]:
         """Everything that is known of this run when it is over, failed or done."""
         started = time.monotonic()
-        self._prepare()
+        self.prepare()
         record = self._identity()
         try:
             record |= self._stages(record)
@@ -186,56 +227,48 @@ class _Execution:
 
     # Stage 1 and 2: arrays.
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Bring every split to arrays."""
         run = self.run
-        self.source_train = [self._arrays(s, "source", source=True) for s in run.source_train]
-        self.source_test = [self._arrays(s, "source test", source=True) for s in run.source_test]
-        self.target_train = self._arrays(run.target_train, "target", source=False)
-        self.target_test = self._arrays(run.target_test, "target test", source=False)
+        self.source_train = [self._arrays(s, "source") for s in run.source_train]
+        self.source_test = [self._arrays(s, "source test") for s in run.source_test]
+        self.target_train = self._arrays(run.target_train, "target")
+        self.target_test = self._arrays(run.target_test, "target test")
 
-    def _arrays(self, split: Split, role: str, *, source: bool) -> Prepared:
+    def _arrays(self, split: Split, role: str) -> Prepared:
         with self.progress.stage(f"prepare {role} ({split.dataset_name})") as advance:
-
-            def track(cases: Sequence[Case]) -> Iterator[Case]:
-                for i, case in enumerate(cases):
-                    yield case
-                    advance(i + 1, len(cases))
-
             return prepare(
                 split.dataset,
                 split.dataset_name,
                 split.cases,
+                split.how,
                 content=split.content,
-                size=self.run.recipe.size,
-                crop=self.task.crop,
-                source=source,
                 cache=self.run.cache,
                 report=self.progress.say,
-                track=track,
+                advance=advance,
             )
 
     def _stream(self, split: Prepared, name: str, clock: Clock) -> Stream:
         return Stream(
             name=name,
             images=split.images(),
-            ids=split.ids,
+            ids=split.plane_ids,
             device=self.device,
             seed=self.run.seed,
             clock=clock,
-            symmetric=self.task.intensity == "symmetric",
         )
 
-    def _labelled(self, splits: Sequence[Prepared], name: str, clock: Clock) -> LabelledStream:
+    def labelled(self, splits: Sequence[Prepared], name: str, clock: Clock) -> LabelledStream:
+        """Labelled planes of several splits, one after the other."""
         images = [split.images() for split in splits]
         labels = [split.labels() for split in splits]
         return LabelledStream(
             name=name,
             images=images[0] if len(images) == 1 else np.concatenate(images),
-            ids=tuple(i for split in splits for i in split.ids),
+            ids=tuple(i for split in splits for i in split.plane_ids),
             device=self.device,
             seed=self.run.seed,
             clock=clock,
-            symmetric=self.task.intensity == "symmetric",
             labels=labels[0] if len(labels) == 1 else np.concatenate(labels),
             classes=tuple(self.task.classes.values()),
             background=self.task.head == "softmax",
@@ -243,7 +276,8 @@ class _Execution:
 
     # Stage 3: the source model.
 
-    def _build(self) -> Segmenter:
+    def build(self) -> Segmenter:
+        """The network, freshly initialised, on the device."""
         recipe, run = self.run.recipe, self.run
         seed_all(run.seed)
         network = run.network.build(
@@ -265,16 +299,16 @@ class _Execution:
                 return source.train(
                     model,
                     run.recipe,
-                    self._labelled(self.source_train, "source", clock),
-                    self._labelled(self.source_test, "source test", Clock()),
+                    self.labelled(self.source_train, "source", clock),
+                    self.labelled(self.source_test, "source test", Clock()),
                     self.task.head,
                     run.seed,
                     work,
                     advance,
                 )
 
-        found = source.cached(folder, self._build, fit, self.progress.say)
-        model = self._build()
+        found = source.cached(folder, self.build, fit, self.progress.say)
+        model = self.build()
         state, _ = from_bytes(found.path.read_bytes(), found.path)
         fill(model.network, state, found.path)
         model.precision = run.precision
@@ -301,9 +335,9 @@ class _Execution:
     def _granted(self, method: Method, clock: Clock) -> dict[str, Any]:
         granted: dict[str, Any] = {}
         if method.needs.target_labels:
-            granted["target_labels"] = self._labelled([self.target_train], "target", clock)
+            granted["target_labels"] = self.labelled([self.target_train], "target", clock)
         if method.needs.source_data:
-            granted["source_data"] = self._labelled(self.source_train, "source", clock)
+            granted["source_data"] = self.labelled(self.source_train, "source", clock)
         if method.needs.class_ratio:
             labels = np.concatenate([split.labels() for split in self.source_train])
             granted["class_ratio"] = {
@@ -320,8 +354,8 @@ class _Execution:
         with self.progress.stage(f"adaptation ({name})") as advance:
 
             def at_epoch(stage: int, epoch: int, count: int, deploy: nn.Module) -> None:
-                masks = self._predict(deploy, test)
-                seal(folder / "sealed" / f"{stage:02d}-{epoch:05d}.npz", masks)
+                path = folder / "sealed" / f"{stage:02d}-{epoch:05d}.zip"
+                seal(path, self._predict(deploy, test))
                 advance(epoch + 1, count)
 
             context = Context(
@@ -333,6 +367,7 @@ class _Execution:
                 seed=self.run.seed,
                 start_model=start,
                 target=self._stream(self.target_train, "target", clock),
+                augmentation=self.task.augmentation,
                 granted=self._granted(method, clock),
             )
             seed_all(self.run.seed)
@@ -342,8 +377,8 @@ class _Execution:
             raise RunFailed(f"method {name} returned {type(deployed).__name__}, not a model")
         return deployed.eval(), context
 
-    def _predict(self, model: nn.Module, test: Stream) -> dict[str, list[np.ndarray]]:
-        return predict(model, test, self.target_test.geometry, self.task.head, self.protocols)
+    def _predict(self, model: nn.Module, test: Stream) -> Iterator[dict[str, np.ndarray]]:
+        return predict(model, test, self.target_test, self.task, self.protocols)
 
     # Stage 5 and 6: scores and the record.
 
@@ -367,18 +402,19 @@ class _Execution:
 
         start = time.monotonic()
         with self.progress.stage("evaluation") as advance:
-            scorer = Scorer(self.run, self.target_test, self.protocols)
+            scorer = Scorer(self.task, self.run.target_test, self.target_test, self.protocols)
             test = self._stream(self.target_test, "target test", Clock())
-            sealed = sorted(self._sealed().glob("*.npz"))
+            sealed = sorted(self._sealed().glob("*.zip"))
             total = len(sealed) + 2
             unadapted = scorer(self._predict(model, test))
             advance(1, total)
             final = scorer(self._predict(deployed, test))
             advance(2, total)
-            epochs = []
+            dice = []
             for i, path in enumerate(sealed):
-                epochs.append(scorer(unseal(path)))
+                dice.append(scorer(unseal(path), only="dice").mean_dice)
                 advance(i + 3, total)
+            audit = _audit(final, dice, lambda epoch: scorer(unseal(sealed[epoch])))
         weights = deployed.weights()  # type: ignore[operator]
         content = sha256(weights)
         with atomic(self.run.record_path.with_suffix(".safetensors"), "wb") as file:
@@ -393,7 +429,7 @@ class _Execution:
             "scores": final.means,
             "empties": final.empties,
             "source_only": {"scores": unadapted.means, "empties": unadapted.empties},
-            "audit": _audit(final, epochs),
+            "audit": audit,
         }
 
     def _sealed(self) -> Path:
@@ -414,32 +450,29 @@ def _rows(model: str, scores: Scores) -> Iterator[dict[str, Any]]:
         }
 
 
-def _mean_dice(means: Mapping[str, Any]) -> float:
-    return float(np.mean([metrics["dice"]["mean"] for metrics in means.values()]))
-
-
-def _audit(final: Scores, epochs: Sequence[Scores]) -> dict[str, Any] | None:
+def _audit(
+    final: Scores, epochs: Sequence[Mapping[str, float]], score: Callable[[int], Scores]
+) -> dict[str, Any] | None:
     """Last model against the best epoch on test labels, protocol by protocol.
 
-    "best" is an oracle: no user can choose an epoch by labels that are not there.
+    epochs: mean Dice by protocol after each epoch. score: all scores of one of them. "best" is an
+    oracle: no user can choose an epoch by labels that are not there.
     """
     if not epochs:
         return None
-    audit: dict[str, Any] = {
+    best = {name: int(np.argmax([epoch[name] for epoch in epochs])) for name in final.means}
+    scored = {epoch: score(epoch).means for epoch in set(best.values())}
+    return {
         "criterion": "mean Dice over classes",
-        "best": {"oracle": True, "epoch": {}, "scores": {}},
+        "best": {
+            "oracle": True,
+            "epoch": best,
+            "scores": {name: scored[epoch][name] for name, epoch in best.items()},
+        },
         "last": {"epoch": len(epochs) - 1},
-        "dice_by_epoch": {},
-        "gap": {},
+        "dice_by_epoch": {name: [epoch[name] for epoch in epochs] for name in best},
+        "gap": {name: epochs[epoch][name] - final.mean_dice[name] for name, epoch in best.items()},
     }
-    for protocol in final.means:
-        dice = [_mean_dice(epoch.means[protocol]) for epoch in epochs]
-        best = int(np.argmax(dice))
-        audit["dice_by_epoch"][protocol] = dice
-        audit["best"]["epoch"][protocol] = best
-        audit["best"]["scores"][protocol] = epochs[best].means[protocol]
-        audit["gap"][protocol] = dice[best] - _mean_dice(final.means[protocol])
-    return audit
 
 
 def _setting(chain: Sequence[tuple[str, Method]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import LabelledStream, Loop
@@ -22,7 +22,7 @@ from sfdabench.core.seeding import seed_all
 from sfdabench.core.task import Recipe
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.networks._weights import from_bytes, sha256, to_bytes
-from sfdabench.primitives.losses import segmentation_loss
+from sfdabench.primitives.losses import dice_loss, segmentation_loss
 from sfdabench.primitives.views import SOURCE
 
 Report = Callable[[str], None]
@@ -58,6 +58,14 @@ def validation_dice(model: nn.Module, stream: LabelledStream, head: str, thresho
     return total / count
 
 
+def source_loss(logits: Tensor, masks: Tensor, head: str, kind: str) -> Tensor:
+    """The loss that a recipe names, of logits and masks (B, K, H, W)."""
+    if kind == "dice":
+        return dice_loss(logits, masks, head)
+    loss = segmentation_loss(logits, masks, head)
+    return loss + dice_loss(logits, masks, head) if kind == "cross_entropy_dice" else loss
+
+
 def train(
     model: Segmenter,
     recipe: Recipe,
@@ -70,9 +78,10 @@ def train(
 ) -> dict[str, Any]:
     """Train in place and leave the selected weights in `model`; goes on from `work`.
 
-    CBMT's training (methods-fundus.md §5): Adam, cross-entropy, a rate that decays every epoch,
-    the epoch with the best Dice on the source's own held-out split. Returns the selected epoch,
-    its score, the curves and the seconds of this call.
+    CBMT's training (methods-fundus.md §5): Adam, the recipe's loss, a rate that decays every
+    epoch, the epoch with the best Dice on the source's own held-out split. An auxiliary head
+    learns the same with a weight of its own. Returns the selected epoch, its score, the curves
+    and the seconds of this call.
     """
     start = time.monotonic()
     seed_all(seed)
@@ -97,10 +106,13 @@ def train(
         best=best,
         best_seen=best_seen,
     )
+    auxiliary = recipe.auxiliary_weight if hasattr(model.network, "heads") else 0.0
     for epoch in epochs:
         model.train()
         for images, masks in train_split.pairs(recipe.batch_size, SOURCE[recipe.augmentation]):
-            loss = segmentation_loss(model(images), masks, head)
+            heads = model.heads(images) if auxiliary else (model(images),)
+            losses = [source_loss(logits, masks, head, recipe.loss) for logits in heads]
+            loss = losses[0] + auxiliary * losses[-1] if auxiliary else losses[0]
             loop.log(loss=loss)
             optimiser.zero_grad()
             loss.backward()
@@ -109,7 +121,7 @@ def train(
         if (epoch + 1) % recipe.validate_every == 0 or epoch + 1 == recipe.epochs:
             dice = validation_dice(model, validation_split, head, recipe.threshold)
             loop.track(validation_dice=dice)
-            if dice > best_seen[0]:
+            if dice > best_seen[0] or recipe.select == "last":
                 best.load_state_dict(model.state_dict())
                 best_seen.copy_(torch.tensor([dice, float(epoch)]))
     model.load_state_dict(best.state_dict())

@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
@@ -5,8 +8,12 @@ from torch import nn
 from sfdabench.core import registry
 from sfdabench.core.context import Clock, Stream
 from sfdabench.evaluate.predict import evaluating, predict, seal, unseal
-from sfdabench.prepare.arrays import Geometry
+from sfdabench.prepare.arrays import Prepared
+from sfdabench.prepare.planes import Geometry
 
+TASK = registry.load("tasks", "refuge2drishti")
+ONE = replace(TASK, classes={"cup": (2,)})
+TWO = replace(TASK, classes={"a": (1,), "b": (2,)}, head="softmax")
 PROTOCOLS = {name: registry.load("protocols", name) for name in ("strict", "cbmt")}
 
 
@@ -15,6 +22,18 @@ class Bright(nn.Module):
 
     def forward(self, images):
         return images[:, :1] * 20
+
+
+def split(shape=(16, 16), box=(0, 0, 16, 16), counts=(1, 1)):
+    place, count = Geometry(shape, box), len(counts)
+    shape, spacing = (3, 16, 16), (None,) * count
+    return Prepared(
+        Path(), ("a", "b")[:count], counts, (place,) * count, spacing, True, "uint8", shape, counts
+    )
+
+
+def masks_of(model, split, task, protocols=PROTOCOLS):
+    return list(predict(model, stream(), split, task, protocols))
 
 
 def stream(size=16):
@@ -31,16 +50,51 @@ def stream(size=16):
 
 
 def test_masks_go_back_to_the_authors_grid():
-    places = [Geometry((64, 80), (10, 20, 32))] * 2
-    masks = predict(Bright(), stream(), places, "sigmoid", PROTOCOLS)
-    assert masks["cbmt"][0].shape == (1, 16, 16)
-    assert masks["cbmt"][0].sum() == 16
-    strict = masks["strict"][0][0]
+    one, other = masks_of(Bright(), split((64, 80), (10, 20, 32, 32)), ONE)
+    assert one["cbmt"].shape == (1, 16, 16)
+    assert one["cbmt"].sum() == 16
+    strict = one["strict"][0]
     assert strict.shape == (64, 80)
     rows, columns = np.where(strict)
     assert (rows.min(), rows.max()) == (18, 25)  # 10 + 4 * 2 .. 10 + 8 * 2 - 1
     assert (columns.min(), columns.max()) == (28, 35)
-    assert not masks["strict"][1].any()
+    assert not other["strict"].any()
+
+
+def test_a_box_may_reach_beyond_the_frame():
+    (one, _) = masks_of(Bright(), split((12, 20), (-2, 2, 16, 16)), ONE)
+    rows, columns = np.where(one["strict"][0])
+    assert one["strict"].shape == (1, 12, 20)
+    assert (rows.min(), rows.max()) == (2, 5)
+    assert (columns.min(), columns.max()) == (6, 9)
+
+
+def test_planes_become_volumes():
+    (volume,) = masks_of(Bright(), split((2, 16, 16), counts=(2,)), ONE)
+    assert volume["strict"].shape == (1, 2, 16, 16)
+    assert volume["strict"].sum(axis=(0, 2, 3)).tolist() == [16, 0]
+
+
+def test_regions_are_unions_of_classes():
+    class Two(nn.Module):
+        def forward(self, images):
+            bright = images[:, :1] * 20
+            return torch.cat([bright, -bright], dim=1)
+
+    task = replace(TASK, regions={"all": ("cup", "disc"), "disc": ("disc",)})
+    one, _ = masks_of(Two(), split(), task)
+    assert one["strict"].sum(axis=(1, 2)).tolist() == [256, 240]
+
+
+def test_train_mode_is_repeatable_and_leaves_the_model_alone():
+    model = nn.Sequential(nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1), nn.Dropout(0.5)).eval()
+    before = model[1].running_mean.clone(), torch.get_rng_state()
+    lively = {"dpl": replace(PROTOCOLS["cbmt"], mode="train", threshold=0.5)}
+    one, two = (masks_of(model, split(), ONE, lively) for _ in range(2))
+    assert all((a["dpl"] == b["dpl"]).all() for a, b in zip(one, two, strict=True))
+    assert torch.equal(model[1].running_mean, before[0])
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert not model.training
 
 
 def test_softmax_channel_zero_is_background():
@@ -49,10 +103,10 @@ def test_softmax_channel_zero_is_background():
             bright = images[:, :1]
             return torch.cat([-bright, bright, torch.full_like(bright, -5)], dim=1)
 
-    masks = predict(Three(), stream(), [Geometry((16, 16), (0, 0, 16))] * 2, "softmax", PROTOCOLS)
-    assert masks["cbmt"][0].shape == (2, 16, 16)
-    assert masks["cbmt"][0][0].sum() == 16
-    assert not masks["cbmt"][0][1].any()
+    one, _ = masks_of(Three(), split(), TWO)
+    assert one["cbmt"].shape == (2, 16, 16)
+    assert one["cbmt"][0].sum() == 16
+    assert not one["cbmt"][1].any()
 
 
 def test_prediction_leaves_modes_clock_and_randomness_alone():
@@ -61,7 +115,7 @@ def test_prediction_leaves_modes_clock_and_randomness_alone():
     before = model[1].running_mean.clone(), torch.get_rng_state()
     test = stream()
     test.clock.start(0, 3)
-    predict(model, test, [Geometry((16, 16), (0, 0, 16))] * 2, "sigmoid", PROTOCOLS)
+    list(predict(model, test, split(), ONE, PROTOCOLS))
     assert [m.training for m in model] == [True, False, True]
     assert torch.equal(model[1].running_mean, before[0])
     assert torch.equal(torch.get_rng_state(), before[1])
@@ -81,7 +135,10 @@ def test_modes_come_back_after_an_error():
 
 def test_sealed_masks_come_back(tmp_path):
     rng = np.random.default_rng(0)
-    masks = {"strict": [rng.random((2, 9, 13)) > 0.5, rng.random((2, 5, 7)) > 0.5]}
-    seal(tmp_path / "e.npz", masks)
-    back = unseal(tmp_path / "e.npz")
-    assert all((a == b).all() for a, b in zip(masks["strict"], back["strict"], strict=True))
+    cases = [{"strict": rng.random((2, 9, 13)) > 0.5, "cbmt": rng.random((1, 4)) > 0.5}] * 11
+    seal(tmp_path / "e.zip", iter(cases))
+    back = list(unseal(tmp_path / "e.zip"))
+    assert len(back) == 11
+    for case, again in zip(cases, back, strict=True):
+        assert case.keys() == again.keys()
+        assert all((case[name] == again[name]).all() for name in case)

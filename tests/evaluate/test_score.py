@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sfdabench.core import registry
-from sfdabench.evaluate.score import aggregate, class_masks, score_cases, score_pair
+from sfdabench.evaluate.legacy import rowwise_hausdorff
+from sfdabench.evaluate.score import Tally, region_masks, score_pair
 
 STRICT, CBMT = registry.load("protocols", "strict"), registry.load("protocols", "cbmt")
+TASK = registry.load("tasks", "refuge2drishti")
 NOTHING = np.zeros((30, 40), bool)
 SQUARE = NOTHING.copy()
 SQUARE[10:20, 10:20] = True
@@ -40,18 +44,21 @@ def test_cbmt_ignores_spacing():
     assert score_pair(shifted, SQUARE, CBMT, (9.0, 9.0)) == score_pair(shifted, SQUARE, CBMT)
 
 
+def tally(protocol, *pairs):
+    found = Tally(protocol, ["cup"])
+    for i, (mask, reference) in enumerate(pairs):
+        found.add(str(i), mask[None], reference[None])
+    return found
+
+
 def test_means_deviations_and_counts():
-    masks = [SQUARE[None], NOTHING[None]]
-    references = [SQUARE[None], SQUARE[None]]
-    scores, empties = score_cases(masks, references, ["a", "b"], ["cup"], CBMT, [None, None])
-    means = aggregate(scores, CBMT)["cup"]
+    pairs = (SQUARE, SQUARE), (NOTHING, SQUARE)
+    means = tally(CBMT, *pairs).means()["cup"]
     assert means["dice"]["mean"] == pytest.approx((1 + 1 / 101) / 2)
     assert means["dice"]["std"] == pytest.approx((1 - 1 / 101) / 2)  # population
     assert means["assd_mean"] == {"mean": 0.0, "std": 0.0, "n": 1, "undefined": 1}
-    assert empties == {"cup": {"prediction": 1, "reference": 0, "both": 0}}
-    strict = aggregate(
-        score_cases(masks, references, ["a", "b"], ["cup"], STRICT, [None, None])[0], STRICT
-    )["cup"]
+    assert tally(CBMT, *pairs).empties == {"cup": {"prediction": 1, "reference": 0, "both": 0}}
+    strict = tally(STRICT, *pairs).means()["cup"]
     assert strict["dice"]["std"] == pytest.approx(0.5**0.5)  # sample
     assert strict["assd"] == {
         "mean": 25.0,
@@ -61,17 +68,49 @@ def test_means_deviations_and_counts():
     }
 
 
+def test_a_volume_is_one_case_or_as_many_as_it_has_slices():
+    mask, reference = np.zeros((2, 1, 3, 30, 40), bool)
+    reference[:, :2] = SQUARE
+    mask[:, 0] = SQUARE
+    whole, sliced = Tally(STRICT, ["cup"]), Tally(replace(STRICT, unit="slice"), ["cup"])
+    for found in (whole, sliced):
+        found.add("a", mask, reference, (4.0, 1.0, 1.0))
+    assert [s.value for s in whole.scores if s.metric == "dice"] == [pytest.approx(2 / 3)]
+    assert [s.value for s in whole.scores if s.metric == "hd"] == [4.0]
+    assert [s.value for s in sliced.scores if s.metric == "dice"] == [1.0, 0.0, 1.0]
+    assert [s.value for s in sliced.scores if s.metric == "hd"] == [0.0, 50.0, 0.0]
+    assert [s.case for s in sliced.scores if s.metric == "hd"] == ["a/0", "a/1", "a/2"]
+
+
+def test_planes_without_reference_are_left_out_where_the_protocol_says_so():
+    found = Tally(replace(STRICT, unit="slice", skip_empty=True), ["cup"])
+    found.add("a", np.stack([SQUARE, SQUARE])[None], np.stack([SQUARE, NOTHING])[None])
+    assert {s.case for s in found.scores} == {"a/0"}
+
+
+def test_zero_counts_missed_overlap_and_drops_missed_distances():
+    scores = score_pair(NOTHING, NOTHING, replace(STRICT, empty="zero"))
+    assert scores["dice"] == (0.0, True)
+    assert scores["hd95"] == (None, True)
+
+
+def test_rowwise_hausdorff_has_its_published_defects():
+    assert rowwise_hausdorff(NOTHING, SQUARE) == 0
+    assert rowwise_hausdorff(np.roll(SQUARE, 9, axis=0), SQUARE) == 0
+    two = np.roll(SQUARE, 2, axis=1)
+    assert rowwise_hausdorff(two, SQUARE) == 2  # 2 columns lost, 2 won: the root of 4
+    legacy = replace(STRICT, legacy=("rowwise_hausdorff",))
+    assert score_pair(two, SQUARE, legacy)["hd_rowwise"] == (2.0, False)
+    assert "hd_rowwise" not in score_pair(two, SQUARE, STRICT)
+
+
 def test_a_mean_over_nothing_is_none():
-    scores, _ = score_cases([NOTHING[None]], [SQUARE[None]], ["a"], ["cup"], CBMT, [None])
-    assert aggregate(scores, CBMT)["cup"]["assd_mean"]["mean"] is None
+    assert tally(CBMT, (NOTHING, SQUARE)).means()["cup"]["assd_mean"]["mean"] is None
 
 
-def test_a_missing_prediction_is_an_error():
-    with pytest.raises(ValueError, match="zip"):
-        score_cases([SQUARE[None]], [SQUARE[None]] * 2, ["a", "b"], ["cup"], STRICT, [None] * 2)
-
-
-def test_class_masks_may_nest():
+def test_regions_are_unions_and_classes_may_nest():
     label = np.array([[0, 1, 2]])
-    masks = class_masks(label, {"cup": (2,), "disc": (1, 2)})
+    masks = region_masks(label, TASK)
     assert masks.tolist() == [[[False, False, True]], [[False, True, True]]]
+    task = replace(TASK, regions={"both": ("cup", "disc")})
+    assert region_masks(label, task).tolist() == [[[False, True, True]]]

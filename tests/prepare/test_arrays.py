@@ -1,10 +1,14 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from sfdabench.core import registry
 from sfdabench.core.dataset import Case
-from sfdabench.core.errors import DataFault
+from sfdabench.core.errors import BadInput, DataFault
+from sfdabench.prepare import arrays
 from sfdabench.prepare.arrays import manifest, prepare
+from sfdabench.prepare.planes import Preparation
 
 CAMERA = registry.load("datasets", "tiny_target")
 
@@ -14,7 +18,7 @@ class Fake(CAMERA):
 
     frame_crop = 0.5
 
-    def read_image(self, case):
+    def read_image(self, case, channels=()):
         image = np.zeros((3, 40, 40), np.float32)
         image[0] = np.arange(40)[:, None]
         image[1] = np.arange(40)[None]
@@ -40,29 +44,32 @@ def cases(tmp_path):
 
 
 def made(cases, tmp_path, said=None, **changes):
-    values = {"content": "c", "size": 20, "crop": "disc", "source": True} | changes
+    values = {"content": "c", "dataset": Fake(), **changes}
+    how = {"size": 20, "crop": "disc", "intensity": "symmetric", "by_label": True}
+    how |= {name: value for name, value in values.items() if name not in ("content", "dataset")}
     return prepare(
-        Fake(),
+        values["dataset"],
         "fake",
         cases,
+        Preparation(**how),
+        content=values["content"],
         cache=tmp_path / "cache",
         report=(said if said is not None else []).append,
-        **values,
     )
 
 
 def test_a_source_frame_is_cut_around_its_disc(cases, tmp_path):
     split = made(cases, tmp_path)
     assert split.geometry[0].shape == (40, 40)
-    top, left, side = split.geometry[0].box
-    assert side == 20
+    top, left, height, width = split.geometry[0].box
+    assert (height, width) == (20, 20)
     assert (top, left) == (14, 2)  # centroid (24.5, 12.5), 10 px to each side, half to even
     image = split.images()[0]
     assert image.dtype == np.uint8
     assert image[0, 0, 0] == top
     assert image[1, 0, 0] == left
     assert (split.labels()[0] == Fake().read_label(None)[14:34, 2:22]).all()
-    assert split.originals()[0].shape == (40, 40)
+    assert split.original(0).shape == (40, 40)
 
 
 def test_a_target_frame_is_cut_without_its_label(cases, tmp_path, monkeypatch):
@@ -73,8 +80,8 @@ def test_a_target_frame_is_cut_without_its_label(cases, tmp_path, monkeypatch):
         return 30.0, 30.0
 
     monkeypatch.setattr("sfdabench.prepare.disc_region.locate_disc", locate)
-    split = made(cases, tmp_path, source=False)
-    assert split.geometry[0].box == (20, 20, 20)
+    split = made(cases, tmp_path, by_label=False)
+    assert split.geometry[0].box == (20, 20, 20, 20)
     assert len(seen) == 2
 
 
@@ -90,7 +97,7 @@ def test_it_is_made_once_and_keyed_by_content(cases, tmp_path):
         assert made(cases, tmp_path, **changes).folder != one.folder
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "originals.npz", "index.json"])
+@pytest.mark.parametrize("name", ["images.bin", "labels.bin", "originals.bin", "index.json"])
 def test_a_corrupt_file_is_found_by_its_hash_and_made_anew(cases, tmp_path, name):
     split = made(cases, tmp_path)
     before = np.array(split.images())
@@ -107,14 +114,14 @@ def test_a_corrupt_file_is_found_by_its_hash_and_made_anew(cases, tmp_path, name
 
 
 def test_a_missing_file_is_made_anew(cases, tmp_path):
-    (made(cases, tmp_path).folder / "labels.npy").unlink()
+    (made(cases, tmp_path).folder / "labels.bin").unlink()
     said = []
     made(cases, tmp_path, said)
-    assert "labels.npy" in said[0]
+    assert "labels.bin" in said[0]
 
 
 def test_a_fault_leaves_nothing_half_made(cases, tmp_path, monkeypatch):
-    def broken(self, case):
+    def broken(self, case, channels=()):
         if case.id == "b":
             raise DataFault("b.png: broken")
         return np.zeros((3, 40, 40), np.float32), None
@@ -122,20 +129,22 @@ def test_a_fault_leaves_nothing_half_made(cases, tmp_path, monkeypatch):
     monkeypatch.setattr(Fake, "read_image", broken)
     with pytest.raises(DataFault, match=r"b\.png"):
         made(cases, tmp_path)
-    assert not list((tmp_path / "cache" / "prepared").glob("*/"))
+    assert not [p for p in (tmp_path / "cache" / "prepared").iterdir() if p.is_dir()]
 
 
 def test_unlabelled_cases_have_no_labels(cases, tmp_path, monkeypatch):
     monkeypatch.setattr("sfdabench.prepare.disc_region.locate_disc", lambda image: (20.0, 20.0))
     bare = [Case(c.id, c.split, c.image) for c in cases]
-    split = made(bare, tmp_path, source=False)
+    split = made(bare, tmp_path, by_label=False)
     with pytest.raises(DataFault, match="without labels"):
         split.labels()
 
 
 def test_an_uncropped_oblong_is_an_error(cases, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        Fake, "read_image", lambda self, case: (np.zeros((3, 40, 50), np.float32), None)
+        Fake,
+        "read_image",
+        lambda self, case, channels=(): (np.zeros((3, 40, 50), np.float32), None),
     )
     with pytest.raises(DataFault, match="40x50 is not square"):
         made(cases, tmp_path, crop="none")
@@ -154,3 +163,54 @@ def test_manifest_follows_content_names_and_order(cases, tmp_path):
     assert now() != before
     cases.reverse()
     assert now() != before
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_preparation_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "MOST_WORKERS", 1)
+    cases = []
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(b"i")
+        (tmp_path / f"{i}_mask.png").write_bytes(b"m")
+        cases.append(Case(str(i), "train", (tmp_path / f"{i}.png",), (tmp_path / f"{i}_mask.png",)))
+    read, real = [], Fake.read_image
+
+    def counting(self, case, channels=()):
+        read.append(case.id)
+        image, spacing = real(self, case)
+        image[2] = int(case.id)
+        return image, spacing
+
+    monkeypatch.setattr(Fake, "read_image", counting)
+    undisturbed = np.array(made(cases, tmp_path).images())
+
+    def kill(done, total):
+        if done == 3:
+            raise Killed
+
+    how = Preparation(size=20, crop="disc", intensity="symmetric", by_label=True)
+    arguments = (Fake(), "fake", cases, how)
+    again = {"content": "again", "cache": tmp_path / "cache", "report": read.append}
+    with pytest.raises(Killed):
+        prepare(*arguments, **again, advance=kill)
+    work = next((tmp_path / "cache" / "prepared").glob(".*.work"))
+    with (work / "images.bin").open("ab") as file:
+        file.write(b"half a case")
+    with (work / "log.jsonl").open("a") as file:
+        file.write('{"id": "3", "half')
+    read.clear()
+    split = prepare(*arguments, **again)
+    assert read == [f"{work.name}: goes on after 3 of 6 cases", "3", "4", "5"]
+    assert (split.images() == undisturbed).all()
+    assert split.original(5).shape == (40, 40)
+    assert not work.exists()
+
+
+def test_a_full_disk_is_said_before_much_is_written(cases, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(BadInput, match="SFDABENCH_CACHE"):
+        made(cases, tmp_path)

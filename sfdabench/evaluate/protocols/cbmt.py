@@ -10,7 +10,7 @@ CBMT = Protocol(
         "MICCAI 2023",
         "https://github.com/lloongx/SFDA-CBMT",
     ),
-    unit="image",
+    unit="case",
     geometry="network",
     spacing="pixel",
     threshold=0.75,  # paper §3, after BEAL

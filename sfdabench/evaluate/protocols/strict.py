@@ -5,7 +5,7 @@ from sfdabench.core.protocol import Protocol
 STRICT = Protocol(
     title="Original grid, threshold 0.5, undefined cases penalised",
     paper=None,
-    unit="image",
+    unit="case",
     geometry="original",
     spacing="mm",
     threshold=0.5,
