@@ -134,6 +134,13 @@ def cli() -> None:
     show_default=True,
     help="Of the network while adapting and predicting; the source is trained in float32.",
 )
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    metavar="NAME",
+    help="Score by this protocol as well as by the task's own.",
+)
 @click.option("--force", is_flag=True, help="Run again although a record exists.")
 @click.option("--json", "as_json", is_flag=True, help="One object a run on standard output.")
 @plugins
@@ -149,6 +156,7 @@ def run(
     source_settings: tuple[str, ...],
     device: str,
     precision: Literal["float32", "bfloat16", "float16"],
+    protocols: tuple[str, ...],
     force: bool,
     as_json: bool,
 ) -> int:
@@ -173,6 +181,7 @@ def run(
             source_settings=source_settings,
             device=device,
             precision=precision,
+            protocols=protocols,
             progress=progress,
         )
         for one in range(seed, seed + seeds)
@@ -248,7 +257,7 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
         for name, metrics in classes.items():
             for metric, value in metrics.items():
                 old, new = before[protocol][name][metric]["mean"], value["mean"]
-                percent = metric in ("dice", "iou")
+                percent = metric in ("dice", "iou", "precision", "recall", "specificity")
                 scale = 100 if percent else 1
                 unit = " %" if percent else " px" if record["spacing_unit"] == "pixel" else " mm"
                 table.add_row(
@@ -271,6 +280,30 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
                 f"{audit['last']['epoch'] + 1}, {100 * gap:.2f} Dice points above the last"
             )
     click.echo(f"record: {_shown(path)}")
+
+
+@cli.command()
+@click.option("--record", type=click.Path(path_type=Path), required=True, help="A run's JSON file.")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+@data_option
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@plugins
+def predict(record: Path, out: Path, data: Path | None, device: str) -> None:
+    """Write the masks of a finished run over the original images (NIfTI, PNG).
+
+    --out gets predictions/ and references/, which `sfdabench score` compares.
+    """
+    from sfdabench.core.paths import check_writable
+    from sfdabench.core.progress import Progress
+
+    if not record.is_file():
+        raise BadInput(f"--record {record}: no such file; `sfdabench run` prints its path")
+    check_writable(out, "--out")
+    from sfdabench.run.export import export
+
+    written = export(record, out, data, device, Progress())
+    folders = sorted({path.parent.relative_to(out) for path in written})
+    click.echo(f"{len(written)} masks in {out}: {', '.join(map(str, folders))}")
 
 
 @cli.command(name="list")
@@ -404,6 +437,19 @@ def data_verify(name: str, data: Path | None) -> int:
     return 2 if report.faults else 0
 
 
+@data.command(name="fetch")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def data_fetch(name: str, out: Path) -> None:
+    """Download what is openly available, checksum verified; goes on after an interruption."""
+    from sfdabench.core.registry import canonical
+    from sfdabench.prepare.fetch import fetch
+
+    _dataset(name)
+    root = fetch(canonical("datasets", name), out, say=lambda line: click.echo(line, err=True))
+    click.echo(f"{name} in {root}; next: sfdabench data verify {name} --data {root}")
+
+
 @data.command(name="phantom")
 @click.argument("name")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -454,6 +500,13 @@ def score(
     for row in rows:
         values = ["-" if row[m] is None else f"{row[m]:.4f}" for m in metrics]
         shown.add_row(row["case"], str(row["label"]), *values, ", ".join(row["undefined"]))
+    shown.add_section()
+    for label in dict.fromkeys(row["label"] for row in rows):
+        columns = [
+            [r[m] for r in rows if r["label"] == label and r[m] is not None] for m in metrics
+        ]
+        means = [f"{sum(values) / len(values):.4f}" if values else "-" for values in columns]
+        shown.add_row("mean", str(label), *means, "")
     Console(width=max(100, Console().width)).print(shown)
 
 

@@ -1,0 +1,132 @@
+"""A record and its data -> masks on the original images, for viewers and for `sfdabench score`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfdabench.core import registry
+from sfdabench.core.context import Clock, Stream
+from sfdabench.core.dataset import Case, Dataset
+from sfdabench.core.errors import BadInput
+from sfdabench.core.progress import Progress
+from sfdabench.core.task import Task
+from sfdabench.evaluate.predict import predict
+from sfdabench.networks._segmenter import Segmenter
+from sfdabench.networks._weights import fill, from_bytes
+from sfdabench.prepare.arrays import prepare
+from sfdabench.run.plan import Run, resolve
+from sfdabench.store import records
+
+
+def planned(path: Path, data: Path | None, device: str, progress: Progress) -> Run:
+    """The run that a record belongs to.
+
+    Raises BadInput where the record is not of a finished run, or where data, version or code
+    give another run than the recorded one.
+    """
+    record = records.read(path)
+    if record["status"] != "done":
+        raise BadInput(f"--record {path}: this run failed ({record['reason']}); it has no model")
+    if record["data"] == "real" and data is None:
+        raise BadInput(f"--record {path}: made from real data; give --data DIR")
+    run = resolve(
+        method=record["method"],
+        task=record["task"],
+        seed=record["seed"],
+        data=data if record["data"] == "real" else None,
+        out=path.parent.parent.parent,
+        profile=record["profile"],
+        settings=[
+            _text(f"{name}.{field}", value)
+            for name, changes in record["overrides"].items()
+            for field, value in changes.items()
+        ],
+        source_settings=[_text(*item) for item in record["source_overrides"].items()],
+        device=device,
+        precision=record["precision"],
+        progress=progress,
+    )
+    found = [run.target_train.content, run.target_test.content]
+    if records.digest({"target": found}) != record["manifest_sha256"]:
+        raise BadInput(f"--record {path}: made from other files than those in {data or 'cache'}")
+    return run
+
+
+def _text(name: str, value: Any) -> str:
+    return f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def deployed(run: Run, weights: Path) -> Segmenter:
+    """The model that a run deployed, in eval mode on the run's device."""
+    if not weights.exists():
+        raise BadInput(f"{weights}: the weights of this record are not beside it")
+    network = run.network.build(
+        channels=run.task.channels,
+        outputs=len(run.task.classes) + (run.task.head == "softmax"),
+    )
+    state, _ = from_bytes(weights.read_bytes(), weights)
+    fill(network, state, weights)
+    return Segmenter(network, precision=run.precision).to(run.device).eval()
+
+
+def export(path: Path, out: Path, data: Path | None, device: str, progress: Progress) -> list[Path]:
+    """Write `out`/predictions and `out`/references: a mask a case, over its original image.
+
+    Exclusive classes share one label map; classes that may overlap get a folder each. Masks are
+    those that protocol `strict` scores. Returns the files written.
+    """
+    run = planned(path, data, device, progress)
+    model = deployed(run, path.with_suffix(".safetensors"))
+    split, task = run.target_test, replace(run.task, regions={})
+    with progress.stage("prepare target test") as advance:
+        prepared = prepare(
+            split.dataset,
+            split.dataset_name,
+            split.cases,
+            split.how,
+            content=split.content,
+            cache=run.cache,
+            report=progress.say,
+            advance=advance,
+        )
+    test = Stream(
+        name="target test",
+        images=prepared.images(),
+        ids=prepared.plane_ids,
+        device=torch.device(run.device),
+        seed=run.seed,
+        clock=Clock(),
+    )
+    strict = {"strict": registry.load("protocols", "strict")}
+    written: list[Path] = []
+    with progress.stage("prediction") as advance:
+        cases = zip(split.cases, predict(model, test, prepared, task, strict), strict=True)
+        for i, (case, masks) in enumerate(cases):
+            label = split.dataset.read_label(case)
+            truth = np.stack([np.isin(label, values) for values in task.classes.values()])
+            for folder, found in (("predictions", masks["strict"]), ("references", truth)):
+                written += _write(split.dataset, case, found, task, out / folder)
+            advance(i + 1, len(split.cases))
+    return written
+
+
+def _write(
+    dataset: Dataset, case: Case, masks: np.ndarray, task: Task, folder: Path
+) -> Iterator[Path]:
+    """Boolean (K, *space) as one label map, or as one file a class where classes may overlap."""
+    values = [min(values) for values in task.classes.values()]
+    if task.head == "softmax":
+        label = np.zeros(masks.shape[1:], np.uint8)
+        for value, mask in zip(values, masks, strict=True):
+            label[mask] = value
+        yield dataset.write_mask(case, label, folder / case.id)
+        return
+    for name, value, mask in zip(task.classes, values, masks, strict=True):
+        yield dataset.write_mask(case, mask * np.uint8(value), folder / name / case.id)

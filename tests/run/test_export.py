@@ -1,0 +1,90 @@
+"""Masks written over the original images score as the record says."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.progress import Progress
+from sfdabench.evaluate.saved import score_saved
+from sfdabench.run.plan import resolve
+
+QUIET = Progress(quiet=True)
+
+
+def recorded(out, task, method="source_only"):
+    from sfdabench.run.runner import execute
+
+    run = resolve(method=method, task=task, seed=0, data=None, profile=None, out=out, device="cpu")
+    record = execute(run, QUIET)
+    assert record["status"] == "done", record.get("traceback")
+    return run, record
+
+
+def mean(rows, label, metric):
+    values = [row[metric] for row in rows if row["label"] == label]
+    return sum(values) / len(values)
+
+
+def test_photographs_get_a_folder_a_class(tmp_path):
+    from sfdabench.run.export import export
+
+    run, record = recorded(tmp_path / "results", "tiny", "adabn")
+    written = export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
+    assert len(written) == 4 * record["cases"]["test"]
+    for name in ("cup", "disc"):
+        rows = score_saved(
+            tmp_path / "masks" / "predictions" / name,
+            tmp_path / "masks" / "references" / name,
+            "strict",
+        )
+        (label,) = {row["label"] for row in rows}
+        for metric, value in record["scores"]["strict"][name].items():
+            assert mean(rows, label, metric) == pytest.approx(value["mean"])
+
+
+def test_volumes_lie_over_their_files_and_score_as_recorded(tmp_path):
+    from sfdabench.run.export import export
+
+    run, record = recorded(tmp_path / "results", "tiny_volume")
+    export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
+    case = run.target_test.cases[0]
+    image = nibabel.load(case.image[0])
+    mask = nibabel.load(tmp_path / "masks" / "references" / f"{case.id}.nii.gz")
+    truth = nibabel.load(case.label[0])
+    assert mask.shape == image.shape
+    assert np.allclose(mask.affine, image.affine)
+    assert (np.asarray(mask.dataobj) == np.asarray(truth.dataobj)).all()
+    rows = score_saved(
+        tmp_path / "masks" / "predictions",
+        tmp_path / "masks" / "references",
+        "strict",
+        {"whole": (1, 2, 4), "enhancing": (4,), "core_osuda": (1,), "core_brats": (1, 4)},
+    )
+    for name, metrics in record["scores"]["strict"].items():
+        for metric, value in metrics.items():
+            assert mean(rows, name, metric) == pytest.approx(value["mean"])
+
+
+def test_a_record_of_other_files_is_refused(tmp_path):
+    from sfdabench.run.export import export
+
+    run, record = recorded(tmp_path / "results", "tiny")
+    other = run.record_path.with_name("other.json")
+    other.write_text(json.dumps(record | {"manifest_sha256": "0" * 64}))
+    with pytest.raises(BadInput, match="other files"):
+        export(other, tmp_path / "masks", None, "cpu", QUIET)
+    run.record_path.with_suffix(".safetensors").unlink()
+    with pytest.raises(BadInput, match="weights of this record"):
+        export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
+
+
+def test_a_failed_run_has_no_masks(tmp_path):
+    from sfdabench.run.export import export
+
+    run, record = recorded(tmp_path / "results", "tiny")
+    run.record_path.write_text(json.dumps(record | {"status": "failed", "reason": "diverged"}))
+    with pytest.raises(BadInput, match="diverged"):
+        export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
