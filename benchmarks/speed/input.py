@@ -25,10 +25,10 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
 
     from sfdabench.core.context import Clock
     from sfdabench.core.progress import Progress
+    from sfdabench.primitives.losses import supervised_loss
     from sfdabench.primitives.views import SOURCE
     from sfdabench.run.plan import resolve
     from sfdabench.run.runner import Execution
-    from sfdabench.source.train import source_loss
 
     with tempfile.TemporaryDirectory() as folder:
         run = resolve(
@@ -56,7 +56,7 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
             start = time.perf_counter()
             for images, masks in batches:
                 ready = time.perf_counter()
-                loss = source_loss(model(images), masks, run.task.head, recipe.loss)
+                loss = supervised_loss(model(images), masks, run.task.head, recipe.loss)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

@@ -245,6 +245,7 @@ class Context(Loop):
     classes: names in channel order. head: "sigmoid" or "softmax" (channel 0 is background).
     target: the unlabelled target training split.
     augmentation: name in `primitives.views.SOURCE` of the task's mild, label-preserving view.
+    source_loss: name of the loss that the source model was trained with.
     """
 
     needs: Needs
@@ -254,6 +255,7 @@ class Context(Loop):
     start_model: nn.Module
     target: Stream
     augmentation: str = "light"
+    source_loss: str = "cross_entropy"
     granted: Mapping[str, Any] = field(default_factory=dict)
 
     def model(self) -> nn.Module:

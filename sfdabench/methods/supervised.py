@@ -32,7 +32,7 @@ class Supervised(Method):
         """Source training's loss on target labels, last epoch."""
         import torch
 
-        from sfdabench.primitives.losses import segmentation_loss
+        from sfdabench.primitives.losses import supervised_loss
         from sfdabench.primitives.views import SOURCE
 
         model = context.model().train()
@@ -41,7 +41,7 @@ class Supervised(Method):
         view = SOURCE[context.augmentation if self.augmentation == "task" else self.augmentation]
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser, schedule=schedule):
             for images, masks in context.labelled_target.pairs(self.batch_size, view):
-                loss = segmentation_loss(model(images), masks, context.head)
+                loss = supervised_loss(model(images), masks, context.head, context.source_loss)
                 context.log(loss=loss)
                 optimiser.zero_grad()
                 loss.backward()

@@ -46,3 +46,11 @@ def dice_loss(logits: Tensor, target: Tensor, head: str, smoothing: float = 1e-4
     shared = (probability * truth).sum(dim=(0, 2, 3))
     total = (probability + truth).sum(dim=(0, 2, 3))
     return 1 - ((2 * shared + smoothing) / (total + smoothing)).mean()
+
+
+def supervised_loss(logits: Tensor, target: Tensor, head: str, kind: str) -> Tensor:
+    """The loss that a source recipe names: "cross_entropy", "dice", or the sum of both."""
+    if kind == "dice":
+        return dice_loss(logits, target, head)
+    loss = segmentation_loss(logits, target, head)
+    return loss + dice_loss(logits, target, head) if kind == "cross_entropy_dice" else loss

@@ -368,6 +368,7 @@ class Execution:
                 start_model=start,
                 target=self._stream(self.target_train, "target", clock),
                 augmentation=self.task.augmentation,
+                source_loss=self.run.recipe.loss,
                 granted=self._granted(method, clock),
             )
             seed_all(self.run.seed)

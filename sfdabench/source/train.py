@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import LabelledStream, Loop
@@ -22,7 +22,7 @@ from sfdabench.core.seeding import seed_all
 from sfdabench.core.task import Recipe
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.networks._weights import from_bytes, sha256, to_bytes
-from sfdabench.primitives.losses import dice_loss, segmentation_loss
+from sfdabench.primitives.losses import supervised_loss
 from sfdabench.primitives.views import SOURCE
 
 Report = Callable[[str], None]
@@ -56,14 +56,6 @@ def validation_dice(model: nn.Module, stream: LabelledStream, head: str, thresho
         dice = (2 * shared + 1) / (size + 1)
         total, count = total + dice.sum().item(), count + dice.numel()
     return total / count
-
-
-def source_loss(logits: Tensor, masks: Tensor, head: str, kind: str) -> Tensor:
-    """The loss that a recipe names, of logits and masks (B, K, H, W)."""
-    if kind == "dice":
-        return dice_loss(logits, masks, head)
-    loss = segmentation_loss(logits, masks, head)
-    return loss + dice_loss(logits, masks, head) if kind == "cross_entropy_dice" else loss
 
 
 def train(
@@ -111,7 +103,7 @@ def train(
         model.train()
         for images, masks in train_split.pairs(recipe.batch_size, SOURCE[recipe.augmentation]):
             heads = model.heads(images) if auxiliary else (model(images),)
-            losses = [source_loss(logits, masks, head, recipe.loss) for logits in heads]
+            losses = [supervised_loss(logits, masks, head, recipe.loss) for logits in heads]
             loss = losses[0] + auxiliary * losses[-1] if auxiliary else losses[0]
             loop.log(loss=loss)
             optimiser.zero_grad()

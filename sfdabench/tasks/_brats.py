@@ -23,13 +23,13 @@ PAPER = Recipe(
 PHANTOM = Recipe(
     size=64,
     network="unet_bn",
-    network_fields={"width": 8, "depth": 3},
+    network_fields={"width": 16, "depth": 3},
     augmentation="anatomy",
     loss="cross_entropy_dice",
     epochs=10,
-    batch_size=8,
-    learning_rate=4e-3,
-    decay=0.8,
+    batch_size=4,
+    learning_rate=2e-3,
+    decay=0.87,
     validate_every=2,
     threshold=0.5,
 )

@@ -55,10 +55,11 @@ BREAKS = {
     ),
     "random without a seed": (
         "supervised",
-        "loss = segmentation_loss(model(images), masks, context.head)",
+        "loss = supervised_loss(model(images), masks, context.head, context.source_loss)",
         "import os\n"
         "                images = images + int.from_bytes(os.urandom(2), 'big') * 1e-6\n"
-        "                loss = segmentation_loss(model(images), masks, context.head)",
+        "                loss = "
+        "supervised_loss(model(images), masks, context.head, context.source_loss)",
         "same_seed_gives_the_same_weights",
     ),
     "trains where it may only re-estimate": (
