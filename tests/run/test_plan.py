@@ -26,7 +26,10 @@ def plan(tmp_path, **changes):
         ({"source_settings": ["epoch=3"]}, "did you mean epochs"),
         ({"source_settings": ["epochs=0"]}, "--source-set epochs=0"),
         ({"source_settings": ["width=wide"]}, "--source-set width=wide"),
-        ({"source_settings": ["network=unet"]}, "unknown network 'unet': did you mean .*unet_small"),
+        (
+            {"source_settings": ["network=unet"]},
+            "unknown network 'unet': did you mean .*unet_small",
+        ),
         ({"source_settings": ["augmentation=strong"]}, "--source-set augmentation=strong"),
         ({"source_settings": ["backbone_weights=/absent.pth"]}, r"/absent\.pth: no such file"),
         ({"data": Path("/no/such/folder")}, "--data /no/such/folder: no such folder"),
