@@ -213,7 +213,9 @@ def _shown(path: Path) -> Path:
 
 def _heading(one: Run) -> str:
     data = "PHANTOM data (synthetic; no --data given)" if one.data == "phantom" else "real data"
-    return f"{one.method_name} on {one.task_name}, seed {one.seed}: {data}, {one.profile} profile"
+    note = "; learns from the cases it is scored on" if one.scored_on_training_cases else ""
+    what = f"{one.method_name} on {one.task_name}, seed {one.seed}"
+    return f"{what}: {data}, {one.profile} profile{note}"
 
 
 def _means(scores: dict[str, Any]) -> dict[str, Any]:
@@ -332,11 +334,7 @@ def show(name: str) -> None:
     """Show an entry: what it is, where it comes from, its fields and their defaults."""
     from sfdabench.core import registry
 
-    kinds = [kind for kind in registry.FOLDERS if name in registry.names(kind)]
-    if not kinds:
-        every = [entry for kind in registry.FOLDERS for entry in registry.names(kind)]
-        raise BadInput(unknown("entry", name, every))
-    for i, kind in enumerate(kinds):
+    for i, kind in enumerate(registry.kinds_of(name)):
         from sfdabench.report.describe import describe_entry
 
         click.echo(("\n" if i else "") + describe_entry(kind, name))

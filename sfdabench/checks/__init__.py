@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sfdabench.core import registry
-from sfdabench.core.errors import BadInput
-from sfdabench.core.near import unknown
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,8 @@ def run_contract(function: Callable[..., None], name: str, entry: object) -> Out
 
 def check_entry(name: str) -> list[Outcome]:
     """Every contract of every entry called `name`. Raises BadInput for an unknown name."""
-    kinds = [kind for kind in registry.FOLDERS if name in registry.names(kind)]
-    if not kinds:
-        every = [entry for kind in registry.FOLDERS for entry in registry.names(kind)]
-        raise BadInput(unknown("entry", name, every))
     return [
         run_contract(function, f"{kind}: {contract.replace('_', ' ')}", registry.load(kind, name))
-        for kind in kinds
+        for kind in registry.kinds_of(name)
         for contract, function in contracts(kind).items()
     ]

@@ -93,6 +93,15 @@ def canonical(kind: str, name: str) -> str:
     return ALIASES.get(kind, {}).get(name, name)
 
 
+def kinds_of(name: str) -> list[str]:
+    """The kinds that have an entry of this name. Raises BadInput where there is none."""
+    kinds = [kind for kind in FOLDERS if canonical(kind, name) in names(kind)]
+    if not kinds:
+        every = {entry for kind in FOLDERS for entry in (*names(kind), *ALIASES.get(kind, {}))}
+        raise BadInput(unknown("entry", name, sorted(every)))
+    return kinds
+
+
 @cache
 def _base(kind: str) -> type:
     module, name = {

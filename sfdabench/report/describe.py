@@ -11,11 +11,12 @@ from sfdabench.core.dataset import Dataset
 from sfdabench.core.fields import describe
 from sfdabench.core.method import Paper
 from sfdabench.core.protocol import Protocol
-from sfdabench.core.task import Task
+from sfdabench.core.task import Domain, Task
 
 
 def describe_entry(kind: str, name: str) -> str:
     """The page that `sfdabench show` prints."""
+    name = registry.canonical(kind, name)
     entry = registry.load(kind, name)
     if isinstance(entry, Task):
         body = _task(entry)
@@ -35,20 +36,39 @@ def _paper(paper: Paper | None) -> list[str]:
 
 
 def _task(task: Task) -> list[str]:
-    sources = ", ".join(f"{d.dataset} [{d.train} / {d.test}]" for d in task.source)
-    lines = [
-        task.title,
-        *_paper(task.paper),
-        f"source: {sources}",
-        f"target: {task.target.dataset}, adapts on [{task.target.train}], "
-        f"scored on [{task.target.test}]",
+    lines = [task.title, *_paper(task.paper)]
+    lines += [f"source: {_domain(domain)}" for domain in task.source]
+    lines += [
+        f"target: {_domain(task.target)}",
         f"classes: {', '.join(task.classes)} ({task.head} head)",
+    ]
+    if task.regions:
+        scored = [f"{name} = {' + '.join(parts)}" for name, parts in task.regions.items()]
+        lines.append(f"scored: {', '.join(scored)}")
+    crop = task.crop
+    lines += [
+        f"crop: {crop if isinstance(crop, str) else f'central {crop.side:g} {crop.unit}'}; "
+        f"intensity: {task.intensity}",
+        f"planes to learn from: source {task.source_planes}, target {task.target_planes}",
         f"protocols: {', '.join(task.protocols)}",
     ]
     for name, recipe in task.profiles.items():
         lines += ["", f"profile {name} (--source-set FIELD=VALUE):"]
         lines += [f"  {f.name} = {getattr(recipe, f.name)}" for f in dataclasses.fields(recipe)]
     return lines
+
+
+def _domain(domain: Domain) -> str:
+    parts = [f"{domain.dataset}, learns from [{domain.train}], scored on [{domain.test}]"]
+    if domain.oracle:
+        parts.append(f"a supervised bound learns from [{domain.oracle}]")
+    if domain.channels:
+        parts.append(f"channels {', '.join(domain.channels)}")
+    if domain.window:
+        parts.append(f"values cut to {domain.window[0]:g}..{domain.window[1]:g}")
+    if domain.ceiling:
+        parts.append(f"values cut at percentile {domain.ceiling:g}")
+    return "; ".join(parts)
 
 
 def _protocol(protocol: Protocol) -> list[str]:

@@ -78,6 +78,12 @@ class Run:
         return "+".join(name for name, _ in self.chain)
 
     @property
+    def scored_on_training_cases(self) -> bool:
+        """Whether the method learns from cases that it is scored on, as an oracle may have to."""
+        learnt = {case.id for case in self.target_train.cases}
+        return not learnt.isdisjoint(case.id for case in self.target_test.cases)
+
+    @property
     def source_inputs(self) -> dict[str, Any]:
         """All that determines the source model."""
         recipe = plain(self.recipe)

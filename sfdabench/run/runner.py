@@ -214,6 +214,7 @@ class Execution:
                 {"target": [run.target_train.content, run.target_test.content]}
             ),
             "spacing_unit": "mm" if all(self.target_test.spacing) else "pixel",
+            "scored_on_training_cases": run.scored_on_training_cases,
             "cases": {"adapt": len(run.target_train.cases), "test": len(run.target_test.cases)},
             "device": run.device,
             "device_name": _device_name(self.device),

@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 
+from sfdabench.core import registry
 from sfdabench.core.progress import Progress
 from sfdabench.core.seeding import seed_all
 from sfdabench.networks._segmenter import Segmenter
+from sfdabench.networks._weights import sha256
 from sfdabench.run.plan import resolve
 
 pytestmark = pytest.mark.gpu
@@ -15,9 +17,9 @@ pytestmark = pytest.mark.gpu
 
 def plan(out, device, method="cbmt", **changes):
     values = {"settings": ["epochs=2"]} if method == "cbmt" else {}
+    values |= {"task": "tiny"}
     return resolve(
         method=method,
-        task="tiny",
         seed=0,
         data=None,
         out=out,
@@ -66,16 +68,34 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch):
     assert go(run)["deployed_sha256"] == whole["deployed_sha256"]
 
 
-def test_a_forward_pass_agrees_with_the_cpu():
-    from sfdabench.networks.deeplabv3plus_mobilenetv2 import DeepLabV3PlusMobileNetV2
-
+@pytest.mark.parametrize("name", registry.names("networks"))
+def test_a_forward_pass_agrees_with_the_cpu(name):
     seed_all(0)
-    model = Segmenter(DeepLabV3PlusMobileNetV2().build(channels=3, outputs=2)).eval()
+    model = Segmenter(registry.load("networks", name)().build(channels=3, outputs=2)).eval()
     images = torch.rand(2, 3, 128, 128) * 2 - 1
     with torch.no_grad():
         on_cpu = model(images)
         on_gpu = copy.deepcopy(model).cuda()(images.cuda()).cpu()
     assert torch.allclose(on_cpu, on_gpu, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", registry.names("networks"))
+def test_a_step_twice_is_the_same_bit_for_bit(name):
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)).cuda()
+    weights = []
+    for _ in range(2):
+        seed_all(0)
+        model = Segmenter(registry.load("networks", name)().build(channels=3, outputs=2)).cuda()
+        optimiser = torch.optim.SGD(model.train().parameters(), 0.1)
+        model(images).square().mean().backward()
+        optimiser.step()
+        weights.append(sha256(model.weights()))
+    assert weights[0] == weights[1]
+
+
+def test_volumes_run(tmp_path):
+    record = go(plan(tmp_path, "cuda", "mean_teacher", task="tiny_volume", settings=["epochs=2"]))
+    assert set(record["scores"]["strict"]) == {"whole", "enhancing", "core_osuda", "core_brats"}
 
 
 def test_scores_agree_with_the_cpu(tmp_path):

@@ -103,3 +103,31 @@ def test_profiles_follow_the_data(tmp_path):
     paper = plan(tmp_path, profile="paper", source_settings=["size=64"])
     assert (paper.profile, paper.data, paper.recipe.size) == ("paper", "phantom", 64)
     assert paper.source_overrides == {"size": 64}
+
+
+def test_an_oracle_on_its_own_test_cases_is_marked(tmp_path):
+    from sfdabench.core import registry
+    from sfdabench.run.plan import resolve
+
+    def plan(method):
+        return resolve(
+            method=method,
+            task="scgm_to_site3",
+            seed=0,
+            data=None,
+            out=tmp_path,
+            profile=None,
+            device="cpu",
+        )
+
+    assert registry.load("tasks", "scgm_to_site3").target.oracle == "site3-labelled"
+    assert plan("supervised").scored_on_training_cases
+    assert not plan("mean_teacher").scored_on_training_cases
+
+
+def test_an_alias_is_the_entry_itself(tmp_path):
+    from sfdabench.core import registry
+
+    assert registry.load("tasks", "mr2ct") is registry.load("tasks", "chaos2malbcv")
+    assert registry.load("datasets", "btcv") is registry.load("datasets", "malbcv")
+    assert registry.kinds_of("mr2ct") == ["tasks"]
