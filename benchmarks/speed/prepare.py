@@ -32,13 +32,14 @@ def draw(root: Path, count: int) -> None:
 
     affine = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
     for i in range(count):
-        images, label = brain.patient("LGG", SHAPE, "speed", i)
+        grade = ("LGG", "HGG")[i % 2]
+        images, label = brain.patient(grade, SHAPE, "speed", i)
         name = f"Brats18_TCIA09_{i + 101}_1"
         volumes = dict(zip(("t1", "t1ce", "t2", "flair"), images, strict=True), seg=label)
         for suffix, volume in volumes.items():
             kind = np.uint8 if suffix == "seg" else np.int16
             values = original(np.rint(volume).astype(kind), affine)
-            write_nifti(root / "LGG" / name / f"{name}_{suffix}.nii.gz", values, affine)
+            write_nifti(root / grade / name / f"{name}_{suffix}.nii.gz", values, affine)
         print(f"drew {i + 1} of {count}", flush=True)
 
 
