@@ -5,7 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sfdabench.primitives.losses import weighted_bce
+from sfdabench.primitives.losses import (
+    dice_loss,
+    segmentation_loss,
+    supervised_loss,
+    weighted_bce,
+)
 from sfdabench.primitives.teacher import update_teacher
 from sfdabench.run.allocator import keep_freed_memory
 
@@ -76,6 +81,35 @@ def test_saturated_logits_stay_finite():
     logits = torch.tensor([1e4, -1e4]).view(1, 2, 1, 1).requires_grad_()
     weighted_bce(logits, torch.tensor([0.0, 1.0]).view(1, 2, 1, 1), torch.ones(1)).backward()
     assert logits.grad.isfinite().all()
+
+
+def test_dice_loss_by_hand():
+    """Probabilities of one half everywhere: 2 * G/2 / (N/2 + G), over the whole batch."""
+    target = torch.zeros(2, 1, 4, 4)
+    target[0, 0, :2] = 1  # 8 of 32 pixels
+    loss = dice_loss(torch.zeros(2, 1, 4, 4), target, "sigmoid", smoothing=0)
+    assert loss.item() == pytest.approx(1 - 2 * 4 / (16 + 8))
+
+
+def test_dice_loss_leaves_the_background_out():
+    target = torch.zeros(1, 3, 2, 2)
+    target[0, 0, 0], target[0, 1, 1, 0], target[0, 2, 1, 1] = 1, 1, 1
+    perfect = 60 * target - 30
+    assert dice_loss(perfect, target, "softmax").item() == pytest.approx(0, abs=1e-5)
+    swapped = perfect[:, [0, 2, 1]]  # the background is right, both classes are wrong
+    assert dice_loss(swapped, target, "softmax").item() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+def test_supervised_loss_is_the_one_that_the_recipe_names(head):
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 5, 5)
+    target = F.one_hot(torch.randint(0, 3, (2, 5, 5)), 3).permute(0, 3, 1, 2).float()
+    entropy = segmentation_loss(logits, target, head)
+    dice = dice_loss(logits, target, head)
+    assert supervised_loss(logits, target, head, "cross_entropy") == entropy
+    assert supervised_loss(logits, target, head, "dice") == dice
+    assert supervised_loss(logits, target, head, "cross_entropy_dice") == entropy + dice
 
 
 def test_allocator_is_glibc_only(monkeypatch):

@@ -242,3 +242,26 @@ def test_phantom_view_is_light():
     assert 85 < means.min() < 120
     assert 136 < means.max() < 170
     assert new.std(dim=(1, 2, 3)).max() < 6.5
+
+
+def test_anatomy_labels_go_where_the_image_goes():
+    labels = torch.zeros(24, 64, 64, dtype=torch.uint8)
+    labels[:, 20:40, 30:52] = 1
+    images = 255.0 * labels[:, None].repeat(1, 3, 1, 1)
+    seen, moved = views.anatomy_source(images, labels, rngs(24))
+    same = ((seen.mean(dim=1) > 128) == (moved == 1)).float().mean()
+    assert same > 0.99  # they part on the interpolated outline only
+    assert not torch.equal(moved, labels)
+
+
+def test_anatomy_keeps_left_left_and_up_up():
+    """One organ in the upper left corner of the frame stays in that quarter."""
+    labels = torch.zeros(MANY, 64, 64, dtype=torch.uint8)
+    labels[:, 16:24, 16:24] = 1
+    _, moved = views.anatomy_source(grey(100, size=64), labels, rngs())
+    rows, columns = moved.float().sum(2).argmax(1), moved.float().sum(1).argmax(1)
+    assert rows.max() < 32
+    assert columns.max() < 32
+    shares = moved.sum(dim=(1, 2)) / 64.0  # areas change by the square of 1 / 1.12 .. 1.12
+    assert shares.min() > 1.12**-2 - 0.15
+    assert shares.max() < 1.12**2 + 0.15

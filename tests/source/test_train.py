@@ -1,3 +1,6 @@
+import copy
+import dataclasses
+
 import pytest
 import torch
 
@@ -6,6 +9,7 @@ from sfdabench.core.context import Clock
 from sfdabench.core.task import Recipe
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.networks._weights import sha256
+from sfdabench.networks.deeplabv2_resnet101 import DeepLabV2ResNet101
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.source.train import cached, train, validation_dice
 
@@ -41,6 +45,33 @@ def test_the_selected_epoch_is_the_best_on_source_validation(tmp_path):
     assert validation_dice(model, validation, "sigmoid", 0.75) == pytest.approx(
         info["validation_dice"], abs=1e-6
     )
+
+
+def test_the_last_epoch_is_kept_where_the_recipe_says_so(tmp_path):
+    recipe = dataclasses.replace(RECIPE, select="last", validate_every=1)
+    model = build()
+    info = fit(model, tmp_path, recipe)
+    assert info["selected_epoch"] == 5
+    assert info["validation_dice"] == pytest.approx(info["curves"]["validation_dice"][-1], abs=1e-6)
+    _, validation = streams()
+    assert validation_dice(model, validation, "sigmoid", 0.75) == pytest.approx(
+        info["validation_dice"], abs=1e-6
+    )
+
+
+def test_an_auxiliary_head_learns_by_its_weight(tmp_path):
+    torch.manual_seed(0)
+    start = DeepLabV2ResNet101(layers=(1, 1, 1, 1), width=4).build(channels=3, outputs=2)
+
+    def moved(weight):
+        model = Segmenter(copy.deepcopy(start))
+        recipe = dataclasses.replace(RECIPE, epochs=1, auxiliary_weight=weight)
+        fit(model, tmp_path / str(weight), recipe)
+        before, after = start.state_dict(), model.weights()
+        return [k for k in before if "auxiliary" in k and not torch.equal(before[k], after[k])]
+
+    assert moved(0.1)
+    assert not moved(0.0)
 
 
 def test_killed_in_any_epoch_it_ends_with_the_same_weights(tmp_path):
