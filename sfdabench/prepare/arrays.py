@@ -315,16 +315,10 @@ def _open(folder: Path) -> Prepared:
 def phantom_root(name: str, dataset: Dataset, cache: Path, report: Report) -> Path:
     """The phantom of a data set in the cache, written where it is not there yet.
 
-    Its folder is named by the code that draws it, so that changed code draws a new one.
+    Its folder is named by the code that may have drawn it, so that changed code draws a new one.
     """
-    import inspect
-
-    import sfdabench.phantoms
-
-    module = inspect.getfile(type(dataset))
-    drawers = sorted(Path(p) for d in sfdabench.phantoms.__path__ for p in Path(d).glob("*.py"))
-    code = hashlib.sha256(b"".join(p.read_bytes() for p in (Path(module), *drawers))).hexdigest()
-    root = cache / "phantoms" / f"{name}-{code[:16]}"
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in _drawers(type(dataset))))
+    root = cache / "phantoms" / f"{name}-{code.hexdigest()[:16]}"
     with held(root, report):
         if not root.exists():
             root.parent.mkdir(parents=True, exist_ok=True)
@@ -336,3 +330,20 @@ def phantom_root(name: str, dataset: Dataset, cache: Path, report: Report) -> Pa
                 shutil.rmtree(work)
                 raise
     return root
+
+
+def _drawers(entry: type[Dataset]) -> list[Path]:
+    """Code that a phantom may depend on: the adapter, its bases, what each shares with others
+    (`_*.py` beside it), the random generator, and every anatomy.
+
+    More than one phantom needs: a spare drawing costs seconds, a stale one wrong numbers.
+    """
+    import inspect
+
+    import sfdabench.phantoms
+    from sfdabench.core import seeding
+
+    adapters = [Path(inspect.getfile(kind)) for kind in entry.__mro__ if kind is not object]
+    shared = [path for adapter in adapters for path in adapter.parent.glob("_*.py")]
+    anatomies = [path for d in sfdabench.phantoms.__path__ for path in Path(d).glob("*.py")]
+    return sorted({*adapters, *shared, *anatomies, Path(seeding.__file__)})

@@ -1,4 +1,6 @@
+import importlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from sfdabench.core import registry
 from sfdabench.core.dataset import Case
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.prepare import arrays
-from sfdabench.prepare.arrays import manifest, prepare
+from sfdabench.prepare.arrays import manifest, phantom_root, prepare
 from sfdabench.prepare.planes import Preparation
 
 CAMERA = registry.load("datasets", "tiny_target")
@@ -214,3 +216,39 @@ def test_a_full_disk_is_said_before_much_is_written(cases, tmp_path, monkeypatch
     monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(BadInput, match="SFDABENCH_CACHE"):
         made(cases, tmp_path)
+
+
+ADAPTER = """
+from sfdabench.core.dataset import Dataset
+
+class {name}(Dataset):
+    def phantom(self, root, seed):
+        root.joinpath("drawn").write_text("by {name}")
+"""
+
+
+@pytest.mark.parametrize("changed", ["drawing_base.py", "drawing_heir.py", "_shared.py"])
+def test_a_phantom_is_drawn_anew_when_code_it_depends_on_changes(changed, tmp_path, monkeypatch):
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    (folder / "drawing_base.py").write_text(ADAPTER.format(name="Base"))
+    (folder / "drawing_heir.py").write_text(
+        "from drawing_base import Base\n\nclass Heir(Base):\n    pass\n"
+    )
+    (folder / "_shared.py").write_text("")
+    (folder / "another.py").write_text("")
+    monkeypatch.syspath_prepend(folder)
+    for name in ("drawing_base", "drawing_heir"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    dataset = importlib.import_module("drawing_heir").Heir()
+
+    def root():
+        return phantom_root("heir", dataset, tmp_path / "cache", print)
+
+    first = root()
+    assert (first / "drawn").read_text() == "by Base"
+    (folder / "another.py").write_text("# changed")
+    assert root() == first
+    (folder / changed).write_text((folder / changed).read_text() + "# changed")
+    assert root() != first
+    assert (root() / "drawn").exists()
