@@ -43,10 +43,14 @@ class Case:
 
 @dataclass
 class Scan:
-    """Cases found under a root in a stable order, and every fault found on the way."""
+    """Cases found under a root in a stable order, and every fault found on the way.
+
+    layout: which of the data set's layouts it is, in words; empty where there is one only.
+    """
 
     cases: list[Case] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    layout: str = ""
 
 
 class Dataset:

@@ -11,6 +11,10 @@ class DataFault(BadInput):
     """A file or folder of a data set is missing, broken or contradicts its neighbours."""
 
 
+class AbsentData(DataFault):
+    """A root holds other things, but no layout of this data set."""
+
+
 class RunFailed(Exception):
     """A run began and could not be finished; its record says why (exit code 1)."""
 

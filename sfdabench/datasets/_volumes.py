@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import numpy as np
 from sfdabench.core.errors import DataFault
 
 CANONICAL = ("L", "P", "S")  # of axes x, y, z; the suite's arrays have them reversed
+HALF = 0.5  # ours: of a voxel; no voxel covers another one's place
+ROUNDING = 0.1  # ours: of a voxel at the corners, where rounded headers differ most
 
 
 def canonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -50,6 +54,58 @@ def _turn(affine: np.ndarray, *, backwards: bool = False) -> np.ndarray:
     return ornt_transform(*(pair[::-1] if backwards else pair))
 
 
+def coincide(
+    shape: Sequence[int], one: np.ndarray, other: np.ndarray, *, within: float = HALF
+) -> bool:
+    """Two affines put each corner of a volume (X, Y, Z) within so many voxels of one place."""
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in shape))])
+    apart = np.linalg.norm(corners @ (one - other).T, axis=1).max()
+    return bool(apart < within * np.linalg.norm(one[:3, :3], axis=0).min())
+
+
+def read_volume(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """A NIfTI image as float32 (D, H, W) in canonical axes, and its spacing in mm."""
+    array, affine = read_nifti(path)
+    return canonical(array, affine).astype(np.float32), canonical_spacing(affine)
+
+
+def read_over(
+    image: Path, path: Path, *, within: float = ROUNDING
+) -> tuple[np.ndarray, np.ndarray]:
+    """`read_nifti` of a file whose voxels lie on those of `image`, within so many voxels.
+
+    Raises DataFault where they do not.
+    """
+    array, affine = read_nifti(path)
+    shape, place = read_nifti(image, header=True)
+    if array.shape != tuple(shape):
+        raise DataFault(
+            f"{path}: shape {array.shape}, but {image.name} {tuple(shape)}; "
+            "take both from the same release"
+        )
+    if not coincide(shape, affine, place, within=within):
+        raise DataFault(
+            f"{path}: its affine differs from that of {image.name}, so their voxels do not lie on "
+            "one another; take both from the same release"
+        )
+    return array, affine
+
+
+def save_over(
+    image: Path, shape: Sequence[int], affine: np.ndarray, *, label: np.ndarray, stem: Path
+) -> Path:
+    """Save a canonical label (D, H, W) as `stem`.nii.gz on the grid (X, Y, Z) of its `image`.
+
+    Raises ValueError where the label is not that image's.
+    """
+    array = original(label, affine)
+    if array.shape != tuple(shape):
+        raise ValueError(f"{image}: the image is {tuple(shape)}, the mask to save {array.shape}")
+    path = stem.with_name(f"{stem.name}.nii.gz")
+    write_nifti(path, array.astype(np.uint8), affine)
+    return path
+
+
 def read_nifti(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray]:
     """(X, Y, Z) in file order and the affine; with `header` the shape in place of the array.
 
@@ -60,11 +116,9 @@ def read_nifti(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray]:
     from nibabel.filebasedimages import ImageFileError
 
     try:
-        if not header and path.suffix.lower() == ".gz":
-            _check_sum(path)
         image = nibabel.load(path)
         shape, affine = image.shape, np.asarray(image.affine, np.float64)
-        array = shape if header else np.asanyarray(image.dataobj)
+        array = shape if header else _voxels(image, path)
     except FileNotFoundError:
         raise DataFault(f"{path}: missing file") from None
     except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
@@ -78,11 +132,15 @@ def read_nifti(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray]:
     return array, affine
 
 
-def _check_sum(path: Path) -> None:
-    """Unpack to the end: only there the check sum lies, and nibabel stops short of it."""
+def _voxels(image: Any, path: Path) -> np.ndarray:
+    """The array of an image whose header is read; a packed file is unpacked once, to its end."""
+    if path.suffix.lower() != ".gz":
+        return np.asanyarray(image.dataobj)
     with gzip.open(path) as file:
-        while file.read(1 << 20):
+        array = np.asanyarray(type(image).from_stream(file).dataobj)
+        while file.read(1 << 20):  # only behind the voxels lies the check sum
             pass
+    return array
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:

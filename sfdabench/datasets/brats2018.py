@@ -1,7 +1,7 @@
 """BraTS 2018: 285 gliomas, 210 of high and 75 of low grade, in four MR modalities.
 
 Releases of 2019 and 2020 differ in their cases only, those of 2023 onward in names and labels;
-all are read, and `layout` says which was found.
+all are read, and the scan says which was found.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import numpy as np
 from sfdabench.core.dataset import Card, Case, Dataset, Scan
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.near import unknown
+from sfdabench.datasets._files import empty_splits, few, label_files, only, places
 from sfdabench.datasets._volumes import (
     canonical,
     canonical_spacing,
     original,
     read_nifti,
+    read_over,
+    save_over,
     write_nifti,
 )
 
@@ -35,7 +38,6 @@ ENDINGS = (".nii.gz", ".nii")
 MAPPING = "name_mapping*.csv"
 # One patient may be imaged more than once: these ids end in the number of the visit.
 VISIT = re.compile(r"(BraTS-\w+-\d+)-\d+|(Bra[Tt][Ss]1[789]_\w+)_\d+")
-SAME_PLACE = 1e-3  # ours: affines of one case differ by rounding only
 
 
 @dataclass(frozen=True)
@@ -118,21 +120,16 @@ or <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz (2023 onward), likewise
         scan.faults += _in_both(graded)
         for grade, folders in graded.items():
             scan.cases += _cases(grade, folders, scan)
-        found = {case.split for case in scan.cases}
-        scan.faults += [
-            f"{base}: split '{split}' is empty: only {len(graded[split[:3].upper()])} cases of "
-            "its grade; the card shows the expected tree"
-            for split in self.counts["2018"]
-            if split not in found
-        ]
-        return scan
-
-    def layout(self, root: Path) -> str:
-        """Which naming was found and where the grades are from. Raises DataFault as `scan`."""
-        base = self._locate(root)
-        years = Counter(_naming(case).years for case in self.scan(root).cases)
+        scan.faults += empty_splits(
+            scan,
+            self.counts["2018"],
+            base,
+            lambda split: f": only {len(graded[split[:3].upper()])} cases of its grade",
+        )
+        years = Counter(_naming(case).years for case in scan.cases)
         named = ", ".join(f"{n} cases named as in {when}" for when, n in years.items())
-        return f"{named or 'no whole case'}; grades from {_origin(base)}"
+        scan.layout = f"{named or 'no whole case'}; grades from {_origin(base)}"
+        return scan
 
     def read_image(
         self, case: Case, channels: tuple[str, ...] = ()
@@ -144,42 +141,31 @@ or <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz (2023 onward), likewise
         for name in channels:
             if name not in CHANNELS:
                 raise BadInput(unknown("channel", name, CHANNELS))
-        volumes = []
+        first, volumes = case.image[0], []
         for name in channels or CHANNELS:
-            path = case.image[CHANNELS.index(name)]
-            array, affine = read_nifti(path)
-            _expect_grid(path, array.shape, affine, case)
+            array, affine = read_over(first, case.image[CHANNELS.index(name)])
             volumes.append(canonical(array, affine).astype(np.float32))
         return np.stack(volumes), canonical_spacing(affine)
 
     def read_label(self, case: Case) -> np.ndarray:
-        if not case.label:
-            raise DataFault(f"{case.image[0]}: this case has no mask")
-        naming, path = _naming(case), case.label[0]
-        array, affine = read_nifti(path)
-        _expect_grid(path, array.shape, affine, case)
+        (path,), naming = label_files(case), _naming(case)
+        array, affine = read_over(case.image[0], path)
         known = (0, NECROSIS, OEDEMA, naming.enhancing)
         strange = np.unique(array[~np.isin(array, known)])
         if len(strange):
-            shown = ", ".join(f"{value:g}" for value in strange[:5])
             hints = [text for value, text in naming.foreign.items() if value in strange]
             raise DataFault(
-                f"{path}: unknown label values {shown}; files named as in {naming.years} hold "
-                f"{', '.join(map(str, known))}; {'; '.join([*hints, 'take another release'])}"
+                f"{path}: unknown label values {few(strange)}; files named as in {naming.years} "
+                f"hold {', '.join(map(str, known))}; {'; '.join([*hints, 'take another release'])}"
             )
         label = canonical(array.astype(np.uint8), affine)
         label[label == naming.enhancing] = ENHANCING
         return label
 
     def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
+        theirs = np.where(label == ENHANCING, _naming(case).enhancing, label)
         shape, affine = read_nifti(case.image[0], header=True)
-        array = original(label, affine)
-        if array.shape != tuple(shape):
-            raise ValueError(f"{case.image[0]}: {tuple(shape)}, the mask to save {array.shape}")
-        values = np.where(array == ENHANCING, _naming(case).enhancing, array).astype(np.uint8)
-        path = stem.with_name(f"{stem.name}.nii.gz")
-        write_nifti(path, values, affine)
-        return path
+        return save_over(case.image[0], shape, affine, label=theirs, stem=stem)
 
     def phantom(self, root: Path, seed: int) -> None:
         """Write synthetic patients in the layout of 2018, few and coarse; some as axes RAS."""
@@ -205,22 +191,13 @@ or <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz (2023 onward), likewise
                 )
 
     def _locate(self, root: Path) -> Path:
-        if not root.is_dir():
-            raise DataFault(f"{root}: no such folder; {self.card.obtain}")
-        found: dict[tuple[int, int], Path] = {}
-        for place in (root, *(root / name for name in FOLDERS)):
-            if place.is_dir() and (_has_grades(place) or any(map(_is_case, _inside(place)))):
-                stat = place.stat()  # one folder under two names where case does not count
-                found.setdefault((stat.st_dev, stat.st_ino), place)
-        if len(found) == 1:
-            return next(iter(found.values()))
-        if found:
-            shown = ", ".join(map(str, found.values()))
-            raise DataFault(f"{root}: {self.card.title} found twice: {shown}; give one of them")
-        raise DataFault(
-            f"{root}: no {self.card.title} there: looked for HGG/, LGG/, <case>/<case>_t1.nii.gz "
-            f"in {', '.join(('.', *FOLDERS))}; `sfdabench data describe` prints the expected tree"
-        )
+        found = {
+            str(place): place
+            for place in places(root, self.card, ("", *FOLDERS))
+            if _has_grades(place) or any(map(_is_case, _inside(place)))
+        }
+        sought = f"HGG/, LGG/, <case>/<case>_t1.nii.gz in {', '.join(('.', *FOLDERS))}"
+        return only(root, self.card, found, sought)
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -363,19 +340,3 @@ def _naming(case: Case) -> Naming:
     """The one that the case's first image follows."""
     stem = case.image[0].name.removesuffix(".gz").removesuffix(".nii")
     return next(naming for naming in NAMINGS if stem.endswith(naming.images[0]))
-
-
-def _expect_grid(path: Path, shape: Sequence[int], affine: np.ndarray, case: Case) -> None:
-    """Raises DataFault where `path` does not lie voxel on voxel with the case's first image."""
-    first = case.image[0]
-    wanted, place = read_nifti(first, header=True)
-    if tuple(shape) != tuple(wanted):
-        raise DataFault(
-            f"{path}: shape {tuple(shape)}, but {first.name} {tuple(wanted)}; "
-            "take all files of a case from one release"
-        )
-    if not np.allclose(affine, place, rtol=0, atol=SAME_PLACE):
-        raise DataFault(
-            f"{path}: its affine differs from that of {first.name}, so their voxels do not lie on "
-            "one another; take all files of a case from one release"
-        )

@@ -9,35 +9,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from sfdabench.core.dataset import Card, Case, Dataset, Scan
 from sfdabench.core.errors import DataFault
 from sfdabench.core.seeding import generator
-from sfdabench.datasets._abdomen import (
-    LABELS,
-    check_header_is_true,
-    coincide,
+from sfdabench.datasets import _dicom as dicom
+from sfdabench.datasets._abdomen import LABELS, check_header_is_true, locate
+from sfdabench.datasets._files import (
     empty_splits,
-    locate,
+    few,
+    grey,
+    label_files,
     same_scan_twice,
-    save_over,
+    twice,
+    write,
 )
-from sfdabench.datasets._fundus import grey, write
-from sfdabench.datasets._volumes import canonical, canonical_spacing, original
+from sfdabench.datasets._volumes import canonical_spacing, coincide, original, save_over
 from sfdabench.phantoms import abdomen as phantom
 
 Files = tuple[Path, ...]
 MR_TEST = frozenset((1, 13, 32, 38))  # SIFA's authors, issues 34 and 43
 SEQUENCE = {"MR": "t2spir", "CT": "ct"}  # that every patient must have
 UNKNOWN = 255
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-EVEN = 0.1  # ours: share of a step by which a slice may lie off; a missing slice is off by 1
-SERIES, POSITION, ORIENTATION, PIXELS = "0020|000e", "0020|0032", "0020|0037", "0028|0030"
 
 
 def _table(levels: Mapping[int, tuple[int, int]]) -> np.ndarray:
@@ -113,18 +110,16 @@ Train_Sets/CT/<id>/{DICOM_anon/*.dcm,Ground/*.png}                (optional)
     def read_image(
         self, case: Case, channels: tuple[str, ...] = ()
     ) -> tuple[np.ndarray, tuple[float, ...]]:
-        stack = _stack(case.image)
-        planes = [_pixels(case.image[i]) for i in stack.order]
-        image = canonical(np.stack(planes, axis=-1).transpose(1, 0, 2), stack.affine)
+        stack = dicom.stack(case.image)
+        image = stack.volume([dicom.pixels(path) for path in case.image])
         return image[None].astype(np.float32), canonical_spacing(stack.affine)
 
     def read_label(self, case: Case) -> np.ndarray:
-        if not case.label:
-            raise DataFault(f"{case.image[0].parent}: this case has no masks")
-        masks, drawn_on = case.label[: len(case.image)], case.label[len(case.image) :]
-        stack = _stack(drawn_on or case.image)
+        files = label_files(case)
+        masks, drawn_on = files[: len(case.image)], files[len(case.image) :]
+        stack = dicom.stack(drawn_on or case.image)
         if drawn_on:
-            opposed = _stack(case.image)
+            opposed = dicom.stack(case.image)
             if opposed.shape != stack.shape or not coincide(
                 stack.shape, stack.affine, opposed.affine
             ):
@@ -133,14 +128,13 @@ Train_Sets/CT/<id>/{DICOM_anon/*.dcm,Ground/*.png}                (optional)
                     "on which its masks were drawn; unpack this patient again"
                 )
         table = CT_TABLE if case.split == "ct-train" else MR_TABLE
-        planes = [_mask(masks[i], stack.shape[1::-1], table) for i in stack.order]
-        label = canonical(np.stack(planes, axis=-1).transpose(1, 0, 2), stack.affine)
+        label = stack.volume([_mask(path, stack.shape[1::-1], table) for path in masks])
         check_header_is_true(label, masks[0].parent)
         return label
 
     def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
-        stack = _stack(case.image)
-        return save_over(stem, label, stack.shape, stack.affine)
+        stack = dicom.stack(case.image)
+        return save_over(case.image[0], stack.shape, stack.affine, label=label, stem=stem)
 
     def phantom(self, root: Path, seed: int) -> None:
         """Write synthetic cases in the official layout; files never run in the order of slices."""
@@ -180,10 +174,8 @@ def _patients(scan: Scan, base: Path, kind: str) -> dict[int, Path]:
             if not path.name.isdecimal():
                 scan.faults.append(f"{path}: not a patient's number; take it out of {folder}")
             elif int(path.name) in found:
-                scan.faults.append(
-                    f"{path}: patient {int(path.name)} twice, also {found[int(path.name)]}; "
-                    "remove one of them"
-                )
+                number = int(path.name)
+                scan.faults.append(twice(path, f"patient {number}", found[number]))
             elif folder.parent == base:
                 found[int(path.name)] = path
     return dict(sorted(found.items()))
@@ -245,120 +237,6 @@ def _add(scan: Scan, name: str, split: str, image: Files, label: Files) -> None:
         scan.cases.append(Case(name, split, image, label))
 
 
-@dataclass(frozen=True)
-class _Slice:
-    """Where one DICOM file lies, in DICOM's own axes (LPS) and mm; steps along rows and columns."""
-
-    size: tuple[int, int]
-    series: str
-    axes: np.ndarray
-    steps: np.ndarray
-    corner: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """The files of a series in the order of their slices, and the volume (X, Y, Z) they make."""
-
-    order: tuple[int, ...]
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-
-
-def _open(path: Path) -> Any:
-    """A reader that has read the header of one DICOM file. Raises DataFault naming the file."""
-    from SimpleITK import ImageFileReader
-
-    if not path.is_file():
-        raise DataFault(f"{path}: missing file")
-    reader = ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise DataFault(
-            f"{path}: not a whole DICOM file; get this file again from the authors"
-        ) from error
-    return reader
-
-
-def _slice(path: Path) -> _Slice:
-    reader = _open(path)
-    for tag, name in ((POSITION, "position"), (ORIENTATION, "orientation"), (PIXELS, "spacing")):
-        if not reader.HasMetaDataKey(tag):
-            raise DataFault(f"{path}: its header has no {name}; get this file again")
-    columns, rows, *more = reader.GetSize()
-    if more != [1] or reader.GetNumberOfComponents() != 1:
-        raise DataFault(f"{path}: not a single grey slice; get this file again from the authors")
-    return _Slice(
-        (columns, rows),
-        reader.GetMetaData(SERIES).strip() if reader.HasMetaDataKey(SERIES) else "",
-        np.reshape(reader.GetDirection(), (3, 3))[:, :2],
-        np.array(reader.GetSpacing()[:2]),
-        np.array(reader.GetOrigin()),
-    )
-
-
-def _stack(files: Files) -> _Stack:
-    """Order the slices along their normal. Raises DataFault for two series in one, or for gaps."""
-    slices = [_slice(path) for path in files]
-    first = slices[0]
-    if len(slices) < 2:
-        raise DataFault(f"{files[0]}: the only slice; unpack this patient again")
-    for path, other in zip(files, slices, strict=True):
-        differs = _difference(first, other)
-        if differs:
-            raise DataFault(
-                f"{path}: {differs} differs from {files[0].name}; two series lie in one folder, "
-                "or this file is another patient's: unpack this patient again"
-            )
-    corners = np.array([each.corner for each in slices])
-    order = np.argsort(corners @ np.cross(*first.axes.T), kind="stable")
-    gaps = np.diff(corners[order], axis=0)
-    step = np.median(gaps, axis=0)
-    off = np.linalg.norm(gaps - step, axis=1) >= EVEN * np.linalg.norm(step)
-    if off.any():
-        k = int(off.argmax())
-        raise DataFault(
-            f"{files[order[k]]}: {np.linalg.norm(gaps[k]):.2f} mm to the next slice, "
-            f"{files[order[k + 1]].name}, where the series has {np.linalg.norm(step):.2f} mm; "
-            "a slice is missing or doubled: unpack this patient again"
-        )
-    affine = np.eye(4)
-    affine[:3, :2] = first.axes * first.steps
-    affine[:3, 2] = gaps.mean(axis=0)
-    affine[:3, 3] = corners[order[0]]
-    shape = (*first.size, len(files))
-    return _Stack(tuple(int(i) for i in order), shape, LPS_TO_RAS @ affine)
-
-
-def _difference(one: _Slice, other: _Slice) -> str:
-    """What tells two slices to be of different series, nothing if none does."""
-    for name, same in (
-        ("SeriesInstanceUID", one.series == other.series),
-        ("size", one.size == other.size),
-        ("orientation", np.allclose(one.axes, other.axes, atol=1e-3)),
-        ("pixel spacing", np.allclose(one.steps, other.steps, rtol=1e-3)),
-    ):
-        if not same:
-            return name
-    return ""
-
-
-def _pixels(path: Path) -> np.ndarray:
-    """Rescaled values (rows, columns) of one file."""
-    from SimpleITK import GetArrayFromImage
-
-    reader = _open(path)
-    try:
-        return GetArrayFromImage(reader.Execute())[0]
-    except RuntimeError as error:
-        raise DataFault(
-            f"{path}: its pixels cannot be read; get this file again from the authors"
-        ) from error
-
-
 def _mask(path: Path, size: tuple[int, ...], table: np.ndarray) -> np.ndarray:
     """Labels (rows, columns) of one PNG, of the size that its slice has."""
     mask = grey(path)
@@ -369,10 +247,9 @@ def _mask(path: Path, size: tuple[int, ...], table: np.ndarray) -> np.ndarray:
         )
     label = table[mask]
     if (label == UNKNOWN).any():
-        values = ", ".join(map(str, np.unique(mask[label == UNKNOWN])[:5]))
         raise DataFault(
-            f"{path}: unknown grey values {values}; the card lists those of the organs; "
-            "was it resized or saved as JPEG?"
+            f"{path}: unknown grey values {few(np.unique(mask[label == UNKNOWN]))}; the card "
+            "lists those of the organs; was it resized or saved as JPEG?"
         )
     return label
 
@@ -389,38 +266,17 @@ class _Series:
 
     def write(self, folder: Path, names: Sequence[str], look: phantom.Look) -> None:
         """A DICOM file a name."""
-        from SimpleITK import GetImageFromArray, ImageFileWriter
-
         kind = np.int16 if look.hounsfield else np.uint16
         image = np.rint(phantom.render(look, self.patient, *self.key)).astype(kind)
         planes = original(image, self.affine).T
-        affine = LPS_TO_RAS @ self.affine
-        steps = np.linalg.norm(affine[:3, :3], axis=0)
-        folder.mkdir(parents=True, exist_ok=True)
-        writer = ImageFileWriter()
-        writer.SetImageIO("GDCMImageIO")
-        writer.KeepOriginalImageUIDOn()
         for name, k in zip(names, self.order, strict=True):
-            plane = GetImageFromArray(planes[k : k + 1])
-            plane.SetSpacing(steps.tolist())
-            plane.SetDirection((affine[:3, :3] / steps).ravel().tolist())
-            plane.SetOrigin((affine @ (0, 0, k, 1))[:3].tolist())
-            for tag, value in self._header(look, name).items():
-                plane.SetMetaData(tag, value)
-            writer.SetFileName(str(folder / f"{name}.dcm"))
-            writer.Execute(plane)
-
-    def _header(self, look: phantom.Look, name: str) -> dict[str, str]:
-        """What the writer would fill in by chance or by the clock."""
-        return {
-            "0008|0060": self.kind,
-            "0008|0020": "20000101",
-            "0008|0030": "000000",
-            "0010|0010": "PHANTOM",
-            "0008|0018": _uid(*self.key, look.name, name),
-            "0020|000d": _uid(*self.key),
-            SERIES: _uid(*self.key, look.name),
-        }
+            header = dicom.phantom_header(
+                self.kind,
+                study=_uid(*self.key),
+                series=_uid(*self.key, look.name),
+                image=_uid(*self.key, look.name, name),
+            )
+            dicom.write(folder / f"{name}.dcm", planes[k], k, self.affine, header)
 
     def write_masks(self, folder: Path, names: Sequence[str], greys: np.ndarray) -> None:
         """A PNG a name."""

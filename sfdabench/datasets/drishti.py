@@ -10,7 +10,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from sfdabench.core.dataset import Card, Case, Scan
-from sfdabench.datasets._fundus import Fundus, always, exact, listing, nested, pair, write
+from sfdabench.datasets._files import always, exact, listing, pair, write
+from sfdabench.datasets._fundus import Fundus, nested
 from sfdabench.phantoms import fundus as phantom
 
 VOTES = (0, 64, 128, 191, 255)  # soft maps: raters out of four

@@ -9,21 +9,24 @@ import numpy as np
 
 from sfdabench.core.dataset import Card, Case, Dataset, Scan
 from sfdabench.core.errors import DataFault
-from sfdabench.datasets._abdomen import (
-    LABELS,
-    check_header_is_true,
-    coincide,
+from sfdabench.datasets._abdomen import LABELS, check_header_is_true, locate
+from sfdabench.datasets._files import (
+    always,
     empty_splits,
-    locate,
+    few,
+    label_files,
+    listing,
+    pair,
     same_scan_twice,
-    save_over,
 )
-from sfdabench.datasets._fundus import always, listing, pair
 from sfdabench.datasets._volumes import (
+    HALF,
     canonical,
-    canonical_spacing,
     original,
     read_nifti,
+    read_over,
+    read_volume,
+    save_over,
     write_nifti,
 )
 from sfdabench.phantoms import abdomen as phantom
@@ -80,32 +83,19 @@ RawData/Testing/img/img00NN.nii.gz             NN = 61..80, unlabelled (optional
     def read_image(
         self, case: Case, channels: tuple[str, ...] = ()
     ) -> tuple[np.ndarray, tuple[float, ...]]:
-        array, affine = read_nifti(case.image[0])
-        return canonical(array, affine)[None].astype(np.float32), canonical_spacing(affine)
+        image, spacing = read_volume(case.image[0])
+        return image[None], spacing
 
     def read_label(self, case: Case) -> np.ndarray:
-        if not case.label:
-            raise DataFault(f"{case.image[0]}: this case has no mask")
-        (image,), (path,) = case.image, case.label
-        label, affine = read_nifti(path)
-        shape, place = read_nifti(image, header=True)
-        if label.shape != shape:
-            raise DataFault(
-                f"{path}: the label is {label.shape}, its image {image.name} {shape}; "
-                "take both from the same release"
-            )
-        if not coincide(shape, affine, place):
-            raise DataFault(
-                f"{path}: its affine puts it elsewhere than its image {image.name}; "
-                "take both from the same release"
-            )
+        (path,) = label_files(case)
+        label, affine = read_over(case.image[0], path, within=HALF)
         organs = canonical(OURS[_organs(label, path)], affine)
         check_header_is_true(organs, path)
         return organs
 
     def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
         shape, affine = read_nifti(case.image[0], header=True)
-        return save_over(stem, THEIRS[label], shape, affine)
+        return save_over(case.image[0], shape, affine, label=THEIRS[label], stem=stem)
 
     def phantom(self, root: Path, seed: int) -> None:
         """Write synthetic cases in the official layout; a few axis orders, some of them oblique."""
@@ -126,10 +116,9 @@ def _organs(label: np.ndarray, path: Path) -> np.ndarray:
     """The authors' values as whole numbers. Raises DataFault for any outside 0..13."""
     known = (label >= 0) & (label < len(OURS)) & (label == np.rint(label))
     if not known.all():
-        values = ", ".join(f"{value:g}" for value in np.unique(label[~known])[:5])
         raise DataFault(
-            f"{path}: unknown label values {values}; this release knows 0..13; "
-            "was it resampled, or relabelled?"
+            f"{path}: unknown label values {few(np.unique(label[~known]))}; this release knows "
+            "0..13; was it resampled, or relabelled?"
         )
     return label.astype(np.uint8)
 

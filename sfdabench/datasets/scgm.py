@@ -11,11 +11,14 @@ import numpy as np
 
 from sfdabench.core.dataset import Card, Case, Dataset, Scan
 from sfdabench.core.errors import DataFault
+from sfdabench.datasets._files import empty_splits, few, label_files, only, places, twice
 from sfdabench.datasets._volumes import (
     canonical,
-    canonical_spacing,
     original,
     read_nifti,
+    read_over,
+    read_volume,
+    save_over,
     write_nifti,
 )
 
@@ -25,7 +28,6 @@ GREY, WHITE = 1, 2
 FOLDERS = ("", "scgm", "SCGM")
 INNER = re.compile(r"(training|test)-data-gm.*|site[1-4]", re.IGNORECASE)
 FILE = re.compile(r"site(\d+)-sc(\d+)-(?:image|mask-r(\d+))\.nii(?:\.gz)?")
-SAME_PLACE = 1e-3  # ours: affines of one subject differ by rounding only
 Part = tuple[int, int, int]  # site, subject, rater or 0 for the image
 
 
@@ -61,19 +63,14 @@ site{1,2,3,4}-sc{01..10}-levels.txt                  (not read)
                 scan.faults.append(f"{parts[site, subject, rater]}: mask without image")
             elif not rater:
                 scan.cases += _case(parts, site, subject, scan)
-        found = {case.split for case in scan.cases}
-        scan.faults += [
-            f"{base}: split '{split}' is empty; the card shows the expected tree"
-            for split in self.counts["challenge"]
-            if split not in found
-        ]
+        scan.faults += empty_splits(scan, self.counts["challenge"], base)
         return scan
 
     def read_image(
         self, case: Case, channels: tuple[str, ...] = ()
     ) -> tuple[np.ndarray, tuple[float, ...]]:
-        array, affine = read_nifti(case.image[0])
-        return canonical(array, affine).astype(np.float32)[None], canonical_spacing(affine)
+        image, spacing = read_volume(case.image[0])
+        return image[None], spacing
 
     def read_label(self, case: Case) -> np.ndarray:
         """What more than half of the raters say of a voxel; background where they do not agree."""
@@ -85,18 +82,11 @@ site{1,2,3,4}-sc{01..10}-levels.txt                  (not read)
 
     def read_raters(self, case: Case) -> np.ndarray:
         """Label maps uint8 (4, D, H, W), one a rater. Raises DataFault as `read_label`."""
-        if not case.label:
-            raise DataFault(f"{case.image[0]}: this subject has no masks")
-        return np.stack([_read_mask(path, case.image[0]) for path in case.label])
+        return np.stack([_read_mask(path, case.image[0]) for path in label_files(case)])
 
     def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
         shape, affine = read_nifti(case.image[0], header=True)
-        array = original(label, affine)
-        if array.shape != tuple(shape):
-            raise ValueError(f"{case.image[0]}: {tuple(shape)}, the mask to save {array.shape}")
-        path = stem.with_name(f"{stem.name}.nii.gz")
-        write_nifti(path, array, affine)
-        return path
+        return save_over(case.image[0], shape, affine, label=label, stem=stem)
 
     def phantom(self, root: Path, seed: int) -> None:
         """Write synthetic cords in the challenge's two folders, few slices each."""
@@ -117,24 +107,13 @@ site{1,2,3,4}-sc{01..10}-levels.txt                  (not read)
                     write_nifti(path, original(mask, look.affine), look.affine)
 
     def _locate(self, root: Path) -> Path:
-        if not root.is_dir():
-            raise DataFault(f"{root}: no such folder; {self.card.obtain}")
-        found: dict[tuple[int, int], Path] = {}
-        for place in (root / name for name in FOLDERS):
-            if place.is_dir() and any(
-                FILE.fullmatch(path.name) for folder in _folders(place) for path in folder.iterdir()
-            ):
-                stat = place.stat()  # one folder under two names where case does not count
-                found.setdefault((stat.st_dev, stat.st_ino), place)
-        if len(found) == 1:
-            return next(iter(found.values()))
-        if found:
-            shown = ", ".join(map(str, found.values()))
-            raise DataFault(f"{root}: {self.card.title} found twice: {shown}; give one of them")
-        raise DataFault(
-            f"{root}: no {self.card.title} there: looked for site1-sc01-image.nii.gz and the like "
-            "in ., scgm and SCGM; `sfdabench data describe` prints the expected tree"
-        )
+        found = {
+            str(place): place
+            for place in places(root, self.card, FOLDERS)
+            if any(FILE.fullmatch(p.name) for folder in _folders(place) for p in folder.iterdir())
+        }
+        sought = "site1-sc01-image.nii.gz and the like in ., scgm and SCGM"
+        return only(root, self.card, found, sought)
 
 
 def _folders(place: Path) -> list[Path]:
@@ -162,10 +141,8 @@ def _parts(base: Path, scan: Scan) -> dict[Part, Path]:
                 "serve as unlabelled ones: remove it"
             )
         elif part in parts:
-            scan.faults.append(
-                f"{path}: site {site} subject {subject:02d} twice, also {parts[part]}; "
-                "remove one of them"
-            )
+            what = f"site {site} subject {subject:02d}"
+            scan.faults.append(twice(path, what, parts[part]))
         else:
             parts[part] = path
     return parts
@@ -187,23 +164,11 @@ def _case(parts: dict[Part, Path], site: int, subject: int, scan: Scan) -> list[
 
 def _read_mask(path: Path, image: Path) -> np.ndarray:
     """One rater's label map uint8 (D, H, W). Raises DataFault where it does not fit its image."""
-    array, affine = read_nifti(path)
-    shape, place = read_nifti(image, header=True)
-    if array.shape != tuple(shape):
-        raise DataFault(
-            f"{path}: shape {array.shape}, but its image {image.name} {tuple(shape)}; "
-            "take both from the same release"
-        )
-    if not np.allclose(affine, place, rtol=0, atol=SAME_PLACE):
-        raise DataFault(
-            f"{path}: its affine differs from that of its image {image.name}, so their voxels do "
-            "not lie on one another; take both from the same release"
-        )
+    array, affine = read_over(image, path)
     strange = np.unique(array[~np.isin(array, (0, GREY, WHITE))])
     if len(strange):
-        shown = ", ".join(f"{value:g}" for value in strange[:5])
         raise DataFault(
-            f"{path}: unknown label values {shown}; a mask holds 0 background, 1 grey matter, "
-            "2 white matter; was it resampled?"
+            f"{path}: unknown label values {few(strange)}; a mask holds 0 background, "
+            "1 grey matter, 2 white matter; was it resampled?"
         )
     return canonical(array.astype(np.uint8), affine)

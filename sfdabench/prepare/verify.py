@@ -56,7 +56,8 @@ def verify(dataset: Dataset, root: Path, *, track: Track = iter) -> Report:
         scan = dataset.scan(root)
     except DataFault as fault:
         return Report(root, {}, {}, {}, (str(fault),), ())
-    faults, notes = list(scan.faults), []
+    faults = list(scan.faults)
+    notes = [f"layout: {scan.layout}"] if scan.layout else []
     absent: Counter[str] = Counter()
     for case in track(scan.cases):
         faults += _image_faults(dataset, case) + _label_faults(dataset, case, absent)

@@ -11,8 +11,8 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless
 
 from sfdabench.core.dataset import Case, Dataset
-from sfdabench.core.errors import DataFault
-from sfdabench.datasets._abdomen import coincide, save_over
+from sfdabench.core.errors import AbsentData, DataFault
+from sfdabench.datasets._volumes import coincide, save_over
 from sfdabench.datasets.chaos import CHAOS
 from sfdabench.datasets.malbcv import MALBCV, PHANTOM_AXES
 from sfdabench.phantoms import abdomen as phantom
@@ -239,7 +239,7 @@ def test_missing_root(tmp_path: Path) -> None:
     for dataset in (chaos(), malbcv()):
         with pytest.raises(DataFault, match="absent: no such folder"):
             dataset.cases(tmp_path / "absent")
-        with pytest.raises(DataFault, match=f"{tmp_path}: no {dataset.card.title[:5]}"):
+        with pytest.raises(AbsentData, match=f"{tmp_path}: no {dataset.card.title[:5]}"):
             dataset.cases(tmp_path)
 
 
@@ -688,7 +688,7 @@ def test_label_of_another_shape(ct: Path) -> None:
     _, label = paths(ct)
     relabel(label, np.asarray(nibabel.load(label).dataobj)[:-1])
     fault = broken(malbcv(), ct, "0002")
-    assert f"{label}: the label is (" in fault
+    assert f"{label}: shape (" in fault
 
 
 @pytest.mark.parametrize(("share", "faulty"), [(0.1, False), (1.0, True)])
@@ -699,7 +699,7 @@ def test_label_in_another_place(share: float, faulty: bool, ct: Path) -> None:
     affine[0, 3] += share * 3.5  # mm, about a voxel
     relabel(label, np.asarray(file.dataobj), affine)
     if faulty:
-        assert f"{label}: its affine puts it elsewhere" in broken(malbcv(), ct, "0002")
+        assert f"{label}: its affine differs from that of img0002" in broken(malbcv(), ct, "0002")
     else:
         assert malbcv().read_label(case_of(malbcv(), ct, "0002")).any()
 
@@ -749,5 +749,6 @@ def test_volumes_that_coincide() -> None:
 
 
 def test_a_label_of_another_image_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="over an image"):
-        save_over(tmp_path / "a", np.zeros((2, 3, 4), np.uint8), (2, 3, 4), np.eye(4))
+    image, label = tmp_path / "img.nii", np.zeros((2, 3, 4), np.uint8)
+    with pytest.raises(ValueError, match=r"img.nii: the image is \(2, 3, 4\), the mask to save"):
+        save_over(image, (2, 3, 4), np.eye(4), label=label, stem=tmp_path / "a")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sfdabench.core.dataset import Case
-from sfdabench.core.errors import BadInput, DataFault
+from sfdabench.core.errors import AbsentData, BadInput, DataFault
 from sfdabench.datasets._volumes import original, read_nifti, write_nifti
 from sfdabench.datasets.brats2018 import BraTS2018, _patient, splits
 from sfdabench.phantoms import brain
@@ -145,7 +145,7 @@ def test_visits_of_a_patient_share_a_split(dataset: BraTS2018, tree: Path) -> No
 def test_places(place: str, dataset: BraTS2018, original_tree: Path, tmp_path: Path) -> None:
     shutil.copytree(original_tree, tmp_path / place, dirs_exist_ok=True)
     assert len(dataset.cases(tmp_path)) == 2 * PATIENTS
-    assert dataset.layout(tmp_path) == (
+    assert dataset.scan(tmp_path).layout == (
         "22 cases named as in 2018 to 2021; grades from the folders HGG and LGG"
     )
 
@@ -167,7 +167,7 @@ def test_the_naming_of_2023(dataset: BraTS2018, tree: Path) -> None:
     case = dataset.cases(tree)[0]
     assert [path.name[-11:-7] for path in case.image] == ["-t1n", "-t1c", "-t2w", "-t2f"]
     assert np.array_equal(dataset.read_label(case), before)
-    assert "22 cases named as in 2023 onward" in dataset.layout(tree)
+    assert "22 cases named as in 2023 onward" in dataset.scan(tree).layout
     saved = dataset.write_mask(case, before, tree / "out" / "mask")
     assert set(np.unique(read_nifti(saved)[0])) == {0, 1, 2, 3}
 
@@ -208,7 +208,7 @@ def test_grades_from_a_mapping(dataset: BraTS2018, tree: Path) -> None:
     (tree / "name_mapping.csv").write_text("\n".join(rows), encoding="utf-8")
     (tree / "name_mapping_validation_data.csv").write_text("A,B\n1,2\n", encoding="utf-8")
     assert {case.id: case.split for case in dataset.cases(tree)} == before
-    assert dataset.layout(tree).endswith("grades from name_mapping*.csv")
+    assert dataset.scan(tree).layout.endswith("grades from name_mapping*.csv")
 
 
 def test_no_grades(dataset: BraTS2018, tree: Path) -> None:
@@ -239,7 +239,7 @@ def test_a_mapping_that_is_no_text(dataset: BraTS2018, tree: Path) -> None:
 def test_missing_root(dataset: BraTS2018, tmp_path: Path) -> None:
     with pytest.raises(DataFault, match="nowhere: no such folder; register"):
         dataset.scan(tmp_path / "nowhere")
-    with pytest.raises(DataFault, match=r"no BraTS 2018 there: looked for HGG/, LGG/"):
+    with pytest.raises(AbsentData, match=r"no BraTS 2018 there: looked for HGG/, LGG/"):
         dataset.scan(tmp_path)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sfdabench.core import registry
 from sfdabench.core.dataset import Dataset
-from sfdabench.core.errors import DataFault
+from sfdabench.core.errors import AbsentData, DataFault
 from sfdabench.datasets._fundus import Fundus
 from sfdabench.phantoms import fundus as phantom
 
@@ -208,7 +208,7 @@ def test_missing_root(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_root_without_the_data_says_what_was_looked_for(name: str, tmp_path: Path) -> None:
     dataset = small(name)
-    with pytest.raises(DataFault) as caught:
+    with pytest.raises(AbsentData) as caught:
         dataset.scan(tmp_path)
     for word in (str(tmp_path), dataset.card.title, *dataset.marks, *dataset.domains):
         assert word in str(caught.value)

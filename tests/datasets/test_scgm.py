@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from sfdabench.core.errors import DataFault
+from sfdabench.core.errors import AbsentData, DataFault
 from sfdabench.datasets._volumes import read_nifti, write_nifti
 from sfdabench.datasets.scgm import SCGM
 from sfdabench.phantoms import spinal_cord
@@ -129,7 +129,7 @@ def test_a_saved_mask_lies_over_the_image(
 def test_missing_root(dataset: SCGM, tmp_path: Path) -> None:
     with pytest.raises(DataFault, match="nowhere: no such folder; register"):
         dataset.scan(tmp_path / "nowhere")
-    with pytest.raises(DataFault, match="no SCGM challenge there: looked for site1-sc01-image"):
+    with pytest.raises(AbsentData, match="no SCGM challenge there: looked for site1-sc01-image"):
         dataset.scan(tmp_path)
 
 
@@ -191,7 +191,7 @@ def test_a_mask_of_a_test_subject(dataset: SCGM, tree: Path) -> None:
     assert fault(tree).startswith(f"{path}: a mask of a test subject")
     path.unlink()
     case = next(c for c in dataset.cases(tree) if c.id == "site1-sc11")
-    with pytest.raises(DataFault, match="this subject has no masks"):
+    with pytest.raises(DataFault, match="this case has no mask"):
         dataset.read_label(case)
 
 
@@ -199,11 +199,13 @@ def test_a_mask_of_another_shape_or_place(dataset: SCGM, tree: Path) -> None:
     case = dataset.cases(tree)[0]
     array, affine = read_nifti(case.label[2])
     write_nifti(case.label[2], array[1:], affine)
-    with pytest.raises(DataFault, match=r"mask-r3.nii.gz: shape \(115, 116, 3\), but its image"):
+    with pytest.raises(
+        DataFault, match=r"mask-r3.nii.gz: shape \(115, 116, 3\), but site1-sc01-image"
+    ):
         dataset.read_label(case)
     affine[2, 3] += 5
     write_nifti(case.label[2], array, affine)
-    with pytest.raises(DataFault, match=r"mask-r3.nii.gz: its affine differs from that of its"):
+    with pytest.raises(DataFault, match=r"mask-r3.nii.gz: its affine differs from that of site1"):
         dataset.read_raters(case)
 
 

@@ -1,4 +1,5 @@
 import gzip
+import zlib
 from itertools import permutations, product
 from pathlib import Path
 
@@ -157,3 +158,47 @@ def test_an_affine_that_places_nothing(value: float, tmp_path: Path) -> None:
         file.write(image.header.binaryblock + bytes(4 + 16))
     with pytest.raises(DataFault, match="its affine places the voxels nowhere"):
         volumes.read_nifti(tmp_path / "a.nii")
+
+
+def test_a_file_over_an_image(tmp_path: Path) -> None:
+    """Half a millimetre on the shortest step of two: within half a voxel, not within rounding."""
+    image, over = tmp_path / "image.nii.gz", tmp_path / "over.nii.gz"
+    array, place = np.arange(24, dtype=np.int16).reshape(2, 3, 4), world("RAS")
+    volumes.write_nifti(image, array, place)
+    for shift, within in ((0.1, volumes.ROUNDING), (0.5, volumes.HALF)):
+        moved = place.copy()
+        moved[0, 3] += shift
+        volumes.write_nifti(over, array, moved)
+        read, affine = volumes.read_over(image, over, within=within)
+        assert np.array_equal(read, array)
+        assert affine == pytest.approx(moved)
+    with pytest.raises(DataFault, match=f"{over}: its affine differs from that of image.nii.gz"):
+        volumes.read_over(image, over)
+    volumes.write_nifti(over, array[:, :2], place)
+    with pytest.raises(DataFault, match=r"over.nii.gz: shape \(2, 2, 4\), but image.nii.gz \(2, 3"):
+        volumes.read_over(image, over)
+
+
+def test_a_packed_file_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.nii.gz"
+    saved(path, (64, 64, 64))
+    unpacked = []
+    check = zlib.crc32  # of all that is unpacked
+
+    def counted(data: bytes, value: int = 0) -> int:
+        unpacked.append(len(data))
+        return check(data, value)
+
+    monkeypatch.setattr(zlib, "crc32", counted)
+    array, _ = volumes.read_nifti(path)
+    assert array.nbytes < sum(unpacked) < 1.5 * array.nbytes
+
+
+def test_a_wrong_check_sum_is_named(tmp_path: Path) -> None:
+    """All voxels unpack; only the last eight bytes, which no reader of voxels needs, are wrong."""
+    path = tmp_path / "a.nii.gz"
+    whole = bytearray(saved(path))
+    whole[-8] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DataFault, match=f"{path}: not a whole NIfTI file .*CRC"):
+        volumes.read_nifti(path)

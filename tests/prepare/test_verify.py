@@ -30,6 +30,7 @@ def test_a_sound_tree(tree: Path) -> None:
     assert report.cases == report.labelled == {"train": 6, "test": 5}
     assert report.expected == {"train": 50, "test": 51}
     assert "split 'train' has 6 cases, the official release 50" in report.notes
+    assert f"layout: official layout in {tree / 'Drishti-GS1_files'}" in report.notes
     assert "no faults" in str(report)
     assert "train: 6 cases, 6 with masks" in str(report)
 
