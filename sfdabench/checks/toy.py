@@ -16,7 +16,8 @@ from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import Clock, Context, LabelledStream, Stream
 from sfdabench.core.method import Method
 from sfdabench.core.seeding import generator, seed_all
-from sfdabench.networks._segmenter import Segmenter
+from sfdabench.evaluate.predict import probabilities
+from sfdabench.networks._segmenter import OnlineSegmenter, Segmenter
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.primitives.losses import segmentation_loss
 from sfdabench.primitives.views import SOURCE
@@ -170,7 +171,7 @@ def attempt(
         head=toy.head,
         seed=seed,
         start_model=start,
-        target=Stream(
+        target_split=Stream(
             name="target",
             images=images,
             ids=tuple(f"target-{i}" for i in range(toy.count)),
@@ -190,6 +191,9 @@ def attempt(
     )
     seed_all(seed)
     deployed = method.adapt(context)
+    if isinstance(deployed, OnlineSegmenter):  # only predicting shows what it does
+        for _ in probabilities(deployed, context.target_split, toy.head, deployed.batch_size):
+            pass
     return Attempt(start, deployed, gradients)
 
 

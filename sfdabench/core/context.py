@@ -243,7 +243,7 @@ class Context(Loop):
     """All that a method may use.
 
     classes: names in channel order. head: "sigmoid" or "softmax" (channel 0 is background).
-    target: the unlabelled target training split.
+    target_split: what `target` hands out.
     augmentation: name in `primitives.views.SOURCE` of the task's mild, label-preserving view.
     source_loss: name of the loss that the source model was trained with.
     """
@@ -253,7 +253,7 @@ class Context(Loop):
     head: str
     seed: int
     start_model: nn.Module
-    target: Stream
+    target_split: Stream
     augmentation: str = "light"
     source_loss: str = "cross_entropy"
     granted: Mapping[str, Any] = field(default_factory=dict)
@@ -261,6 +261,16 @@ class Context(Loop):
     def model(self) -> nn.Module:
         """A new copy of the model that adaptation starts from, in eval mode."""
         return copy.deepcopy(self.start_model).eval()
+
+    @property
+    def target(self) -> Stream:
+        """The unlabelled target training split; closed to a method that adapts online."""
+        if self.needs.online:
+            raise UndeclaredNeed(
+                "needs.online=True: the method learns from the images that it predicts, and has "
+                "no target training split"
+            )
+        return self.target_split
 
     def _grant(self, need: str) -> Any:
         if not getattr(self.needs, need):

@@ -15,6 +15,7 @@ class Needs:
     source_data: labelled source images during adaptation (UDA, not source-free).
     class_ratio: the mean share of the image that each class takes, known from the source.
     target_labels: labels of the target training split (an oracle).
+    online: no target training split; the deployed model learns from each batch that it predicts.
     heads: output heads it is defined for.
     network: features the network must have, such as "batch_norm".
     changes: what it may change of the source model; empty for one that deploys it as it is.
@@ -23,6 +24,7 @@ class Needs:
     source_data: bool = False
     class_ratio: bool = False
     target_labels: bool = False
+    online: bool = False
     heads: tuple[str, ...] = ("sigmoid", "softmax")
     network: frozenset[str] = frozenset()
     changes: frozenset[Change] = frozenset({"parameters", "statistics"})
@@ -34,4 +36,6 @@ class Needs:
             return "supervised"
         if self.source_data:
             return "UDA"
+        if self.online:
+            return "TTA"
         return "SFDA" if self.changes else "none"

@@ -21,6 +21,7 @@ from sfdabench.core.files import atomic
 from sfdabench.core.protocol import Protocol
 from sfdabench.core.task import Task
 from sfdabench.evaluate.postprocess import STEPS
+from sfdabench.networks._segmenter import PREDICTED_TOGETHER
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.planes import Geometry
 from sfdabench.primitives.views import identity
@@ -104,7 +105,7 @@ def predict(
     split: Prepared,
     task: Task,
     protocols: Mapping[str, Protocol],
-    batch: int = 8,
+    batch: int = PREDICTED_TOGETHER,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Case by case: protocol -> boolean (regions, *space), in the geometry that it scores."""
     # The stream's own clock must not move: predictions may be taken inside a method's epoch.

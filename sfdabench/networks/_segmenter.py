@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 Precision = Literal["float32", "bfloat16", "float16"]
+PREDICTED_TOGETHER = 8  # images; moves no number where the model stands still
 
 
 class Segmenter(nn.Module):
@@ -72,3 +74,25 @@ class Segmenter(nn.Module):
         if dtype == torch.float32:
             return torch.autocast(kind, enabled=False)
         return torch.autocast(kind, dtype=dtype)
+
+
+class OnlineSegmenter(Segmenter):
+    """A segmenter that learns from each batch that it predicts (test-time adaptation).
+
+    model: the Segmenter whose network it takes.
+    learn: images (B, C, H, W) -> their logits (B, K, H, W); it may change the network.
+    batch_size: images that arrive together.
+    """
+
+    def __init__(
+        self, model: nn.Module, learn: Callable[[Tensor], Tensor], batch_size: int
+    ) -> None:
+        start = cast(Segmenter, model)
+        last = start.memory_format == torch.channels_last
+        super().__init__(start.network, precision=start.precision, channels_last=last)
+        self.learn, self.batch_size = learn, batch_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, K, H, W), float32; the order of calls matters."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.learn(images.clone()).detach()  # a tensor of inference mode has no graph

@@ -83,6 +83,11 @@ def export(path: Path, out: Path, data: Path | None, device: str, progress: Prog
     those that protocol `strict` scores. Returns the files written.
     """
     run = planned(path, data, device, progress)
+    if run.chain[-1][1].needs.online:
+        raise BadInput(
+            f"--record {path}: {run.method_name} learnt while it predicted, and its weights have "
+            "seen all images by now; only the scores of those predictions are kept"
+        )
     model = deployed(run, path.with_suffix(".safetensors"))
     split, task = run.target_test, replace(run.task, regions={})
     with progress.stage("prepare target test") as advance:

@@ -289,8 +289,16 @@ def resolve(
                 f"method {name} needs a network with {', '.join(sorted(lacking))}, "
                 f"{recipe.network} has {', '.join(sorted(network.features)) or 'none'}"
             )
-    for name in protocols:
-        registry.load("protocols", name)
+    for name, instance in chain[:-1]:
+        if instance.needs.online:
+            raise BadInput(
+                f"--method {method}: {name} learns while it predicts; nothing follows it"
+            )
+    scored = tuple(dict.fromkeys((*value.protocols, *protocols)))
+    for name in scored:
+        mode = registry.load("protocols", name).mode
+        if mode == "train" and chain[-1][1].needs.online:
+            raise BadInput(f"protocol {name} has a mode of prediction of its own; {method} too")
     cache = cache_root()
     check_writable(out, "--out", need_bytes=100 * 2**20)
     check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
@@ -324,7 +332,7 @@ def resolve(
         source_test=tuple(split(d, d.test, "source test", True) for d in value.source),
         target_train=split(target, learnt, "target", oracle),
         target_test=split(target, target.test, "target test", True),
-        protocols=tuple(dict.fromkeys((*value.protocols, *protocols))),
+        protocols=scored,
         device=chosen_device,
         precision=precision,
         out=out.resolve(),

@@ -33,7 +33,7 @@ from sfdabench.core.seeding import seed_all
 from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict, seal, unseal
 from sfdabench.evaluate.score import CaseScore, Tally, region_masks
-from sfdabench.networks._segmenter import Segmenter
+from sfdabench.networks._segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
 from sfdabench.networks._weights import fill, from_bytes, sha256, to_bytes
 from sfdabench.prepare.arrays import Prepared, prepare
 from sfdabench.prepare.planes import fit_label
@@ -367,7 +367,7 @@ class Execution:
                 head=self.task.head,
                 seed=self.run.seed,
                 start_model=start,
-                target=self._stream(self.target_train, "target", clock),
+                target_split=self._stream(self.target_train, "target", clock),
                 augmentation=self.task.augmentation,
                 source_loss=self.run.recipe.loss,
                 granted=self._granted(method, clock),
@@ -375,12 +375,23 @@ class Execution:
             seed_all(self.run.seed)
             with guard.closed(self._closed_paths(method)):
                 deployed = method.adapt(context)
-        if not isinstance(deployed, Segmenter):
-            raise RunFailed(f"method {name} returned {type(deployed).__name__}, not a model")
+                if not isinstance(deployed, Segmenter):
+                    raise RunFailed(f"{name} returned {type(deployed).__name__}, not a model")
+                if method.needs.online != isinstance(deployed, OnlineSegmenter):
+                    raise RunFailed(f"{name}: needs.online and an OnlineSegmenter go together")
+                if isinstance(deployed, OnlineSegmenter):  # it learns, so labels stay closed
+                    seal(self._online, self._predict(deployed, test, deployed.batch_size))
         return deployed.eval(), context
 
-    def _predict(self, model: nn.Module, test: Stream) -> Iterator[dict[str, np.ndarray]]:
-        return predict(model, test, self.target_test, self.task, self.protocols)
+    def _predict(
+        self, model: nn.Module, test: Stream, batch: int = PREDICTED_TOGETHER
+    ) -> Iterator[dict[str, np.ndarray]]:
+        return predict(model, test, self.target_test, self.task, self.protocols, batch)
+
+    @property
+    def _online(self) -> Path:
+        """The masks that a method predicted while it learnt, once."""
+        return self.work / "online.zip"
 
     # Stage 5 and 6: scores and the record.
 
@@ -410,7 +421,8 @@ class Execution:
             total = len(sealed) + 2
             unadapted = scorer(self._predict(model, test))
             advance(1, total)
-            final = scorer(self._predict(deployed, test))
+            online = self.run.chain[-1][1].needs.online
+            final = scorer(unseal(self._online) if online else self._predict(deployed, test))
             advance(2, total)
             dice = []
             for i, path in enumerate(sealed):
@@ -479,7 +491,7 @@ def _audit(
 
 def _setting(chain: Sequence[tuple[str, Method]]) -> str:
     """The most demanding setting of a chain."""
-    order = ("none", "SFDA", "UDA", "supervised")
+    order = ("none", "SFDA", "TTA", "UDA", "supervised")
     return max((method.needs.setting for _, method in chain), key=order.index)
 
 

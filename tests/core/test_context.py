@@ -87,12 +87,27 @@ def test_an_undeclared_need_raises(need):
         head="sigmoid",
         seed=0,
         start_model=torch.nn.Identity(),
-        target=Stream(**stream()),
+        target_split=Stream(**stream()),
         granted={need: "secret"},
     )
     attribute = {"target_labels": "labelled_target", "source_data": "source"}.get(need, need)
     with pytest.raises(UndeclaredNeed, match=need):
         getattr(context, attribute)
+
+
+def test_an_online_method_has_no_training_split():
+    context = Context(
+        clock=Clock(),
+        keeper=None,
+        needs=Needs(online=True),
+        classes=("a",),
+        head="sigmoid",
+        seed=0,
+        start_model=torch.nn.Identity(),
+        target_split=Stream(**stream()),
+    )
+    with pytest.raises(UndeclaredNeed, match="learns from the images that it predicts"):
+        _ = context.target
 
 
 def test_generators_differ_between_streams_and_views():

@@ -45,6 +45,14 @@ def test_photographs_get_a_folder_a_class(tmp_path):
             assert mean(rows, label, metric) == pytest.approx(value["mean"])
 
 
+def test_what_an_online_method_predicted_is_gone(tmp_path):
+    from sfdabench.run.export import export
+
+    run, _ = recorded(tmp_path / "results", "tiny", "tent_online")
+    with pytest.raises(BadInput, match="learnt while it predicted"):
+        export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
+
+
 def test_volumes_lie_over_their_files_and_score_as_recorded(tmp_path):
     from sfdabench.run.export import export
 

@@ -23,6 +23,8 @@ def plan(tmp_path, **changes):
         ({"settings": ["dpl.ema=0.9"]}, "unknown method of this run 'dpl'"),
         ({"method": "cbmt+mean_teacher", "settings": ["ema=0.9"]}, "say cbmt.ema"),
         ({"method": "cbmt+cbmt"}, "once"),
+        ({"method": "tent_online+adabn"}, "nothing follows it"),
+        ({"method": "tent_online", "protocols": ["dpl"]}, "protocol dpl has a mode"),
         ({"source_settings": ["epoch=3"]}, "did you mean epochs"),
         ({"source_settings": ["epochs=0"]}, "--source-set epochs=0"),
         ({"source_settings": ["width=wide"]}, "--source-set width=wide"),

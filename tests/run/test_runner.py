@@ -2,6 +2,7 @@
 
 import csv
 import json
+import unittest.mock
 
 import pytest
 
@@ -124,6 +125,36 @@ def test_a_chain_starts_from_what_the_first_deploys(adapted, out):
     alone = go(plan(out, "adabn"))
     assert chained["deployed_sha256"] == alone["deployed_sha256"]
     assert chained["method"] == "adabn+source_only"
+
+
+def test_an_online_method_is_scored_by_what_it_predicted_while_it_learnt(adapted, out):
+    record = go(plan(out, "tent_online"))
+    assert record["status"] == "done", record.get("traceback")
+    assert record["setting"] == "TTA"
+    assert record["audit"] is None
+    assert record["deployed_sha256"] != record["source_sha256"]
+    assert record["scores"] != record["source_only"]["scores"]
+    again = go(plan(out, "tent_online"), force=True)
+    assert again["scores"] == record["scores"]
+    assert again["deployed_sha256"] == record["deployed_sha256"]
+    others = go(plan(out, "tent_online", settings=["batch_size=1"]))
+    assert others["scores"] != record["scores"]
+
+
+def test_an_online_method_learns_with_the_labels_of_the_test_images_closed(adapted, out):
+    """Its predictions are made before any test label is opened."""
+    run = plan(out, "tent_online", settings=["learning_rate=0.01"])
+    with unittest.mock.patch("sfdabench.networks._segmenter.OnlineSegmenter.forward", peep(run)):
+        record = go(run)
+    assert record["status"] == "failed"
+    assert "the method opened" in record["reason"]
+
+
+def peep(run):
+    def forward(self, images):
+        return run.target_test.cases[0].label[0].read_bytes()
+
+    return forward
 
 
 def test_an_oracle_says_so(adapted, out):
