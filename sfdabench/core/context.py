@@ -259,8 +259,8 @@ class Context(Loop):
     granted: Mapping[str, Any] = field(default_factory=dict)
 
     def model(self) -> nn.Module:
-        """A new copy of the model that adaptation starts from, in eval mode."""
-        return copy.deepcopy(self.start_model).eval()
+        """A new copy of the model that adaptation starts from, in eval mode, all of it trainable."""
+        return copy.deepcopy(self.start_model).eval().requires_grad_(True)
 
     @property
     def target(self) -> Stream:

@@ -27,8 +27,8 @@ class EntropyMinimisation(Method):
     epochs: PositiveInt = 20  # ours: as pseudo_label, its peer with hard labels
     batch_size: PositiveInt = 8  # ours: as pseudo_label
     learning_rate: Positive = 2.5e-5  # ours: as pseudo_label
-    trainable: Literal["all", "affine"] = "all"  # ADVENT
-    normalised: bool = True  # ADVENT paper §3.1
+    trainable: Literal["all", "affine"] = "all"  # ADVENT code
+    normalised: bool = True  # ADVENT code
     balanced: bool = False  # ours: ADVENT's is plain
 
     paper = Paper(
@@ -62,4 +62,4 @@ class EntropyMinimisation(Method):
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-        return model.requires_grad_(True)
+        return model

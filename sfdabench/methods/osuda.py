@@ -31,8 +31,8 @@ class OSUDA(Method):
         switch, in the paper's own unit. "epoch" and "scaled" (t from 0 to 5 over the whole
         adaptation) hand over gradually, which is what the paper says.
     channel_weighting: False is OSUDA-AC, which halves the consistency loss as well.
-    entropy_weight: 0 is OSUDA-SE. Without entropy nothing pulls a weight away from the source's,
-        so that it changes statistics only.
+    entropy_weight: 0 is OSUDA-SE. Without entropy nothing pulls a weight away from the source's:
+        it changes statistics only, and to the same ones whatever decay_unit is.
     consistency: "mean" over channels leaves scale and shift free to move, for trainable="affine".
     balanced: every predicted class counts alike in the entropy, not every pixel; where nearly all
         pixels are background the plain mean draws the rest to it.
@@ -93,7 +93,7 @@ class OSUDA(Method):
                 optimiser.step()
             batches = context.target.batches(self.batch_size, plain=identity)
             pool_statistics(model, (batch.plain for batch in batches))
-        return model.requires_grad_(True)
+        return model
 
     def source_share(self, step: int, steps: int) -> float:
         """eta_t of equation 3 at an iteration counted from 0; `steps` make an epoch."""

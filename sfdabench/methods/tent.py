@@ -24,7 +24,7 @@ class Tent(Method):
     on the adaptation images, as in AdaBN, with the adapted scale and shift.
     """
 
-    epochs: PositiveInt = 1  # paper §3: each image is seen once
+    epochs: PositiveInt = 1  # code: one step a batch
     batch_size: PositiveInt = 8  # PASS's code, on fundus images
     learning_rate: Positive = 1e-3  # code
 
@@ -52,4 +52,4 @@ class Tent(Method):
                 context.track(foreground=foreground_share(logits, context.head))
             batches = context.target.batches(self.batch_size, plain=identity)
             reestimate(model, (batch.plain for batch in batches))
-        return model.requires_grad_(True)
+        return model

@@ -101,6 +101,7 @@ def mixed_statistics(
     """
     used = [running_moments(layer) for layer in source]
     for i, layer in enumerate(layers):
+        # not a hook, which could only throw away what the layer had computed
         layer.__dict__["forward"] = _mixing(layer, i, used, running_moments(source[i]), share)
     try:
         yield used
@@ -140,34 +141,22 @@ def pool_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace all running statistics by mean and variance of all values in all `batches` together.
 
     One pass: what reaches a layer was normalised by its own batch's statistics in the layers
-    before. Unlike `reestimate`, a batch counts by its size, and the variance holds how far the
-    means of batches lie apart. A layer that meets one value a channel in all keeps what it has.
+    before. Unlike `reestimate`, an image counts alike in any batch, and the variance holds how
+    far the means of batches lie apart. Images are of one size. Where a batch has one value a
+    channel, the layer's statistics as they were stand in for that batch.
     """
-    layers = batch_norm_layers(model)
+    layers = batch_norm_layers(model.eval())
     sums = [[torch.zeros_like(m, dtype=torch.float64) for m in running_moments(x)] for x in layers]
-    counts = [0] * len(layers)
-
-    def gather(position: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            (features,) = inputs
-            count = features.numel() // features.shape[1]
-            mean, variance = (moment.double() for moment in _moments(features.float()))
-            counts[position] += count
-            sums[position][0] += count * mean
-            sums[position][1] += count * (variance + mean**2)
-
-        return hook
-
-    handles = [layer.register_forward_pre_hook(gather(i)) for i, layer in enumerate(layers)]
-    try:
-        with batch_statistics(model):
-            for images in batches:
-                model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for layer, (first, second), count in zip(layers, sums, counts, strict=True):
-        if count > 1:
-            running = running_moments(layer)
-            running.mean.copy_(first / count)
-            running.variance.copy_(second / count - (first / count) ** 2)
+    count = 0
+    with mixed_statistics(layers, layers, 0.0) as used:
+        for images in batches:
+            model(images)
+            count += len(images)
+            for (first, second), moments in zip(sums, used, strict=True):
+                mean, variance = (moment.double() for moment in moments)
+                first += len(images) * mean
+                second += len(images) * (variance + mean**2)
+    for layer, (first, second) in zip(layers, sums, strict=True):
+        running = running_moments(layer)
+        running.mean.copy_(first / count)
+        running.variance.copy_(second / count - (first / count) ** 2)

@@ -57,7 +57,8 @@ def tent_step(
 ) -> Tensor:
     """One update by entropy under batch statistics, dropout off; returns the logits before it.
 
-    images: (B, C, H, W). log: called with the loss before the backward pass. (TENT, §3 and code)
+    images: (B, C, H, W). log: called with the loss before the backward pass. Dropout is ours: the
+    reference code has train mode, and networks without any.
     """
     with batch_statistics(model):
         logits = model(images)

@@ -114,7 +114,7 @@ def test_starts_as_the_source_model_with_nothing_to_correct(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["iteration", "epoch", "scaled"])
-def test_without_entropy_it_is_adabn(tmp_path, unit):
+def test_without_entropy_only_statistics_change(tmp_path, unit):
     """OSUDA-SE: not a weight moves, and the statistics are those of the target."""
     method = OSUDA(**QUICK | {"batch_size": 9}, entropy_weight=0.0, decay_unit=unit)
     done = attempt(method, Toy(), tmp_path)
@@ -138,7 +138,6 @@ def test_deployed_statistics_belong_to_the_last_weights(tmp_path):
     assert torch.allclose(again.eval()(target()), done.deployed.eval()(target()), atol=1e-4)
     assert type(done.deployed) is type(done.start)
     assert not any("forward" in vars(module) for module in done.deployed.modules())
-    assert all(p.requires_grad for p in done.deployed.parameters())
 
 
 def test_entropy_falls(tmp_path):

@@ -25,7 +25,6 @@ def test_only_scale_and_shift_of_batch_norm_move(tmp_path):
     start = dict(done.start.named_parameters())
     for name, parameter in done.deployed.named_parameters():
         assert torch.equal(parameter, start[name]) == (id(parameter) not in mine), name
-        assert parameter.requires_grad  # of the deployed model: a chain may train them all
 
 
 def test_statistics_are_reestimated_after_the_last_step(tmp_path):

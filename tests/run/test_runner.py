@@ -157,6 +157,14 @@ def peep(run):
     return forward
 
 
+def test_what_the_first_of_a_chain_froze_the_second_may_train(adapted, out):
+    """A mean teacher deploys a model without gradients."""
+    record = go(
+        plan(out, "mean_teacher+pseudo_label", settings=["mean_teacher.epochs=1", "labels=online"])
+    )
+    assert record["status"] == "done", record.get("traceback")
+
+
 def test_an_oracle_says_so(adapted, out):
     record = go(plan(out, "supervised", settings=["epochs=2"]))
     assert record["status"] == "done", record.get("traceback")
