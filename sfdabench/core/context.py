@@ -259,7 +259,7 @@ class Context(Loop):
     granted: Mapping[str, Any] = field(default_factory=dict)
 
     def model(self) -> nn.Module:
-        """A new copy of the model that adaptation starts from, in eval mode, all of it trainable."""
+        """A new, trainable copy of the model that adaptation starts from, in eval mode."""
         return copy.deepcopy(self.start_model).eval().requires_grad_(True)
 
     @property
