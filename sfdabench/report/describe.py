@@ -114,6 +114,15 @@ def _provenance(entry: type) -> dict[str, str]:
     return found
 
 
+def field_rows(entry: type) -> list[tuple[str, Any, str, str]]:
+    """Of each field: name, default, what it takes, and where the default comes from."""
+    origin, hints = _provenance(entry), get_type_hints(entry)
+    return [
+        (f.name, f.default, describe(hints[f.name]), origin.get(f.name, ""))
+        for f in dataclasses.fields(entry)
+    ]
+
+
 def _configurable(entry: Any, kind: str) -> list[str]:
     lines = [inspect.cleandoc(entry.__doc__ or ""), ""]
     if kind == "methods":
@@ -129,12 +138,9 @@ def _configurable(entry: Any, kind: str) -> list[str]:
     else:
         lines.append(f"features: {', '.join(sorted(entry.features)) or 'none'}")
         flag = "--source-set"
-    fields = dataclasses.fields(entry)
-    if fields:
-        origin = _provenance(entry)
-        hints = get_type_hints(entry)
+    if fields := field_rows(entry):
         lines += ["", f"fields ({flag} FIELD=VALUE):"]
-        for f in fields:
-            note = f"  # {origin[f.name]}" if f.name in origin else ""
-            lines.append(f"  {f.name} = {f.default!r} ({describe(hints[f.name])}){note}")
+        for name, default, takes, origin in fields:
+            note = f"  # {origin}" if origin else ""
+            lines.append(f"  {name} = {default!r} ({takes}){note}")
     return lines

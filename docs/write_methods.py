@@ -1,0 +1,156 @@
+"""Write docs/methods/: a page a method, from its docstring, fields, records and benchmark rows.
+
+python docs/write_methods.py --results results/phantom
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from sfdabench.core import registry
+from sfdabench.core.method import Method
+from sfdabench.report import benchmark, runs
+from sfdabench.report.describe import field_rows
+from sfdabench.report.figures import curves, scores, style
+
+OUT = Path(__file__).parent / "methods"
+PROTOCOL = "strict"
+
+
+def comparisons(results: Path) -> list[runs.Comparison]:
+    """One a task that was run."""
+    tasks = [task for task in registry.names("tasks") if (results / task).is_dir()]
+    return [runs.compare(results, task) for task in tasks]
+
+
+def variants_of(name: str, compared: runs.Comparison) -> list[runs.Variant]:
+    """The recorded variants of a method, alone or at the end of a chain."""
+    return [v for v in compared.variants if v.runs[0]["method"].split("+")[-1] == name]
+
+
+def dice(found: list[runs.Record], of: str) -> list[str]:
+    """Mean over seeds (standard deviation) of each class, in percent."""
+    cells = []
+    for class_ in found[0]["source_only"]["scores"][PROTOCOL]:
+        values = []
+        for run in found:
+            held = run["source_only"]["scores"] if of == "source_only" else run["scores"]
+            mean = held[PROTOCOL][class_]["dice"]["mean"]
+            values += [] if mean is None else [100 * mean]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):.1f}{spread}" if values else "–")
+    return cells
+
+
+def measured(name: str, compared: runs.Comparison) -> Iterator[str]:
+    """The table of a method's variants on one task, the unadapted model first."""
+    found = variants_of(name, compared)
+    if not found:
+        return
+    first = found[0].runs
+    classes = [c.replace("_", " ") for c in first[0]["scores"][PROTOCOL]]
+    yield f"### {compared.task} ({compared.data} data, {compared.profile} profile)"
+    yield ""
+    yield f"| run | seeds | {' | '.join(classes)} | best epoch above the last |"
+    yield f"|---|---|{'---|' * len(classes)}---|"
+    if name != "source_only":
+        yield f"| `source_only` | {len(first)} | {' | '.join(dice(list(first), 'source_only'))} | |"
+    for variant in found:
+        gaps = [100 * run["audit"]["gap"][PROTOCOL] for run in variant.runs if run["audit"]]
+        gap = f"{statistics.fmean(gaps):.1f}" if gaps else ""
+        cells = " | ".join(dice(list(variant.runs), "deployed"))
+        yield f"| `{variant.label}` | {len(variant.runs)} | {cells} | {gap} |"
+    yield ""
+
+
+def rows_in_papers(name: str) -> Iterator[str]:
+    """Where the papers' tables ask for this method, and with which fields."""
+    for table, (_, paper) in benchmark.find().items():
+        for row in paper.table(table).rows:
+            if row.method.split("+")[-1] == name and not row.ours:
+                changes = [
+                    f"`{field}={value}`"
+                    for fields in row.overrides.values()
+                    for field, value in fields.items()
+                ]
+                yield f"| `{table}` | {row.name} | `{row.method}` {', '.join(changes)} |"
+
+
+def page(name: str, compared: list[runs.Comparison]) -> str:
+    """The page of one method, in Markdown."""
+    entry: type[Method] = registry.load("methods", name)
+    needs = entry.needs
+    lines = [f"# {name}", ""]
+    lines += [(inspect.getdoc(inspect.getmodule(entry)) or "").replace("\n", " "), ""]
+    lines += ["```text", inspect.cleandoc(entry.__doc__ or ""), "```", ""]
+    if entry.paper:
+        lines += [f"Paper: {entry.paper.title}, {entry.paper.venue}, {entry.paper.url}", ""]
+    lines += [
+        f"Setting: {needs.setting}. Heads: {', '.join(needs.heads)}. "
+        f"Changes: {', '.join(sorted(needs.changes)) or 'nothing'}. "
+        f"Network: {', '.join(sorted(needs.network)) or 'any'}.",
+        "",
+    ]
+    if fields := field_rows(entry):
+        lines += ["## Fields", "", "| `--set` | default | takes | from |", "|---|---|---|---|"]
+        lines += [f"| `{f}` | `{d!r}` | {t} | {o} |" for f, d, t, o in fields]
+        lines.append("")
+    if rows := list(rows_in_papers(name)):
+        lines += ["## In the papers' tables", "", "| table | row | run |", "|---|---|---|", *rows]
+        lines.append("")
+    results = [line for one in compared for line in measured(name, one)]
+    if results:
+        lines += [
+            "## Measured",
+            "",
+            f"Dice in %, protocol `{PROTOCOL}`, mean ± standard deviation over seeds. The best "
+            "epoch is picked on test labels (an oracle), and no run deploys it.",
+            "",
+            *results,
+        ]
+    if (OUT / f"{name}.svg").exists():
+        lines += [f"![Dice by epoch of adaptation]({name}.svg)", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def picture(name: str, compared: list[runs.Comparison]) -> None:
+    """The adaptation curve on the first task that recorded one; deletes one that has no source."""
+    for old in OUT.glob(f"{name}.*g"):
+        old.unlink()
+    for one in compared:
+        moving = [v.label for v in variants_of(name, one) if all(r["audit"] for r in v.runs)]
+        if moving:
+            figure = curves.draw(one.only(moving[:3]), PROTOCOL, f"{name}: Dice by epoch")
+            style.save(figure, OUT, name)
+            return
+
+
+def index() -> str:
+    """The list of all pages."""
+    lines = ["# Methods", "", "Written by `python docs/write_methods.py`.", ""]
+    lines += ["| method | setting | what it is |", "|---|---|---|"]
+    for name in registry.names("methods"):
+        entry: type[Method] = registry.load("methods", name)
+        title = (entry.__doc__ or "").splitlines()[0]
+        lines.append(f"| [{name}]({name}.md) | {entry.needs.setting} | {title} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write every page, its picture and the index."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results/phantom"))
+    compared = comparisons(parser.parse_args().results)
+    OUT.mkdir(exist_ok=True)
+    for name in registry.names("methods"):
+        picture(name, compared)
+        (OUT / f"{name}.md").write_text(page(name, compared), encoding="utf-8")
+    (OUT / "README.md").write_text(index(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
