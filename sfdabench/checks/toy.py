@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import Clock, Context, LabelledStream, Stream
 from sfdabench.core.method import Method
+from sfdabench.core.needs import Needs
 from sfdabench.core.seeding import generator, seed_all
 from sfdabench.evaluate.predict import probabilities
 from sfdabench.networks._segmenter import OnlineSegmenter, Segmenter
+from sfdabench.networks.unet_dual import UNetDual
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.primitives.losses import segmentation_loss
 from sfdabench.primitives.views import SOURCE
@@ -87,17 +90,26 @@ def _labelled(
     )
 
 
+def source_model(toy: Toy, needs: Needs) -> Segmenter:
+    """A copy of the toy's source model, with two heads where the method asks for them."""
+    return copy.deepcopy(_source_model(toy.classes, toy.head, "auxiliary" in needs.network))
+
+
 @cache
-def _source_model(classes: int, head: str) -> Segmenter:
+def _source_model(classes: int, head: str, auxiliary: bool) -> Segmenter:
     toy = Toy(classes=classes, head=head)
     seed_all(0)
-    network = UNetSmall(width=4, depth=2).build(channels=3, outputs=classes + (head == "softmax"))
-    model = Segmenter(network)
+    entry = UNetDual(width=4, depth=2) if auxiliary else UNetSmall(width=4, depth=2)
+    model = Segmenter(entry.build(channels=3, outputs=classes + (head == "softmax")))
     stream = _labelled(toy, "source", Clock(), *draw(toy, "source", 16, foreground=True))
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(12):
         for images, masks in stream.pairs(8, SOURCE["none"]):
-            loss = segmentation_loss(model(images), masks, head)
+            if auxiliary:
+                main, other = (segmentation_loss(m, masks, head) for m in model.heads(images))
+                loss = main + 0.1 * other
+            else:
+                loss = segmentation_loss(model(images), masks, head)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -145,7 +157,7 @@ def attempt(
     Everything that any need could ask for is at hand, so that a method that reaches for what it
     does not declare is caught by the grant and by what comes out, not by its absence.
     """
-    start = _copy(_source_model(toy.classes, toy.head))
+    start = source_model(toy, method.needs)
     clock = Clock()
     images, _ = draw(toy, "target", toy.count, foreground=toy.foreground)
     _, labels = draw(toy, f"labels-{toy.labels}", toy.count, foreground=toy.foreground)
@@ -207,9 +219,3 @@ class _RecordingContext(Context):
         model = super().model()
         self.copies.append(model)
         return model
-
-
-def _copy(model: Segmenter) -> Segmenter:
-    import copy
-
-    return copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""The modules of `unet_small`."""
+"""The modules of `unet_small` and `unet_dual`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sfdabench.networks._resize import resize
 
 
 class UNet(nn.Module):
@@ -19,18 +21,23 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(_block(b + a, a) for a, b in reversed([*pairwise(widths)]))
         self.classifier = nn.Conv2d(widths[0], outputs, 1)
 
-    def penultimate(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> features (B, width, H, W)."""
-        maps = self.stem(images)
+    def last_levels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> (B, 2 * width, H/2, W/2), rounded up, and features (B, width, H, W)."""
+        maps = below = self.stem(images)
         skips = []
         for block in self.down:
             skips.append(maps)
             maps = block(maps)
         for block, skip in zip(self.up, reversed(skips), strict=True):
+            below = maps
             # to the size of the skip, which is not always twice the size: odd images
             maps = F.interpolate(maps, size=skip.shape[-2:], mode="nearest")
             maps = block(torch.cat((maps, skip), dim=1))
-        return maps
+        return below, maps
+
+    def penultimate(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> features (B, width, H, W)."""
+        return self.last_levels(images)[1]
 
     def classify(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Penultimate features -> logits (B, K, *size); their size is that of the image."""
@@ -39,6 +46,20 @@ class UNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, K, H, W)."""
         return self.classify(self.penultimate(images), (images.shape[-2], images.shape[-1]))
+
+
+class DualUNet(UNet):
+    """With an auxiliary classifier on the level below the last one, enlarged to the image."""
+
+    def __init__(self, channels: int, outputs: int, widths: list[int]) -> None:
+        super().__init__(channels, outputs, widths)
+        self.auxiliary = nn.Conv2d(widths[1], outputs, 1)
+
+    def heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> logits of the main and of the auxiliary head, (B, K, H, W) both."""
+        size = images.shape[-2], images.shape[-1]
+        below, last = self.last_levels(images)
+        return self.classify(last, size), resize(self.auxiliary(below).float(), size)
 
 
 def _block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
