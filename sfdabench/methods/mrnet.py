@@ -1,0 +1,105 @@
+"""MRNet's second stage: rectifying pseudo labels (IJCV 2021), from methods-cross-modality.md §3.3.
+
+The row "MRNet" of APL's Table 2: its text describes this stage; the first one needs the source.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import MinLen
+
+from sfdabench.core.fields import NonNegative, Positive, PositiveInt
+from sfdabench.core.method import Method, Paper
+from sfdabench.core.needs import Needs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sfdabench.core.context import Context
+
+
+@dataclass(frozen=True)
+class MRNet(Method):
+    """Off-line labels of both heads train each of them, less so where the other disagrees.
+
+    Ours: no class weights (the code's are sized for streets), no augmentation, APL's optimiser and
+    budget, and batch norm in train mode (of the code we know that scales and shifts are trained).
+    The main head is deployed, since a network's forward is its main head; the authors score what
+    labels here: main + `auxiliary_weight` * auxiliary logits.
+    auxiliary_weight: of the auxiliary logits in the labels, and of that head's loss.
+    scales, flip: the views whose predictions the labels are the mean of.
+    """
+
+    epochs: PositiveInt = 10  # ours: as APL
+    batch_size: PositiveInt = 9  # code
+    learning_rate: Positive = 1e-4  # code
+    head_factor: Positive = 10.0  # code, first stage
+    power: NonNegative = 0.9  # ours: as APL
+    auxiliary_weight: NonNegative = 0.5  # code
+    scales: Annotated[tuple[Positive, ...], MinLen(1)] = (1.0, 1.25)  # code
+    flip: bool = False  # ours: the code flips streets; in a body left is not right
+
+    paper = Paper(
+        "Rectifying pseudo label learning via uncertainty estimation for domain adaptive semantic "
+        "segmentation",
+        "IJCV 2021",
+        "https://github.com/layumi/Seg-Uncertainty",
+    )
+    needs = Needs(heads=("softmax",), network=frozenset({"auxiliary"}))
+    smoke = {"epochs": 2, "batch_size": 4}
+
+    def adapt(self, context: Context) -> nn.Module:
+        """Label in eval mode, without a threshold; then train everything."""
+        import torch
+
+        from sfdabench.primitives.fine_tuning import both_heads, encoder_and_heads, momentum_sgd
+        from sfdabench.primitives.pseudo_labels import one_hot, probability
+        from sfdabench.primitives.views import identity
+
+        model = context.model()
+
+        def combined(images: Tensor) -> Tensor:
+            main, auxiliary = both_heads(model, images)
+            return main + self.auxiliary_weight * auxiliary
+
+        def winners(images: Tensor) -> Tensor:
+            maps = probability(combined, images, context.head, flip=self.flip, scales=self.scales)
+            return maps.argmax(dim=1, keepdim=True).to(torch.uint8)
+
+        batches = context.target.batches(self.batch_size, shuffle=False, plain=identity)
+        labels = torch.cat([winners(batch.plain) for batch in batches])
+        model.train()
+        encoder, heads = encoder_and_heads(model, batch_norm=True)
+        optimiser = momentum_sgd(encoder, heads, self.learning_rate, self.head_factor)
+        steps = self.epochs * math.ceil(len(context.target) / self.batch_size)
+        schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, steps, self.power)
+        for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser, schedule=schedule):
+            for batch in context.target.batches(self.batch_size, plain=identity):
+                main, auxiliary = both_heads(model, batch.plain)
+                target = one_hot(labels[batch.index].long(), main)
+                main_loss = rectified(main, auxiliary, target)
+                auxiliary_loss = rectified(auxiliary, main, target)
+                context.log(main=main_loss, auxiliary=auxiliary_loss)
+                context.track(foreground=1 - target[:, 0].mean())
+                optimiser.zero_grad()
+                (main_loss + self.auxiliary_weight * auxiliary_loss).backward()
+                optimiser.step()
+                schedule.step()
+        return model
+
+
+def rectified(logits: Tensor, other: Tensor, target: Tensor) -> Tensor:
+    """mean(CE * exp(-D)) + mean(D), D = KL(other head || this head) of each pixel.
+
+    All (B, C, H, W), target in {0, 1}. Nothing is detached: D pulls the heads together, and
+    through exp(-D) a wrong label may be paid for by keeping them apart.
+    """
+    from torch.nn import functional as F
+
+    mine, theirs = logits.log_softmax(dim=1), other.log_softmax(dim=1)
+    divergence = F.kl_div(mine, theirs, reduction="none", log_target=True).sum(dim=1)
+    losses = -(target * mine).sum(dim=1)
+    return (losses * (-divergence).exp()).mean() + divergence.mean()
