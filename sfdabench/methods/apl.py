@@ -1,0 +1,132 @@
+"""APL: adaptive pseudo labelling (ICASSP 2022), from its paper and methods-cross-modality.md §2."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from sfdabench.core.fields import NonNegative, Positive, PositiveInt
+from sfdabench.core.method import Method, Paper
+from sfdabench.core.needs import Needs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sfdabench.core.context import Context
+
+
+@dataclass(frozen=True)
+class APL(Method):
+    """Two heads learn to agree; the encoder learns what both say, weighed by how sure they are.
+
+    There is no code, and of the numbers below the paper gives none. Ours, too: batch norm stays
+    as in the start model ("adabn+apl" begins with the target's statistics), no augmentation, and
+    the main head is deployed, since a network's forward is its main head: the paper does not say
+    what it scores, its labels are the winners of both.
+    relevance: how W enters equation 1: "counts" element by element, "product" as a matrix,
+        "none" without it (BCDM's).
+    confidence: False for the row "L_Con" of Table 2: every pixel weighs 1.
+    auxiliary_weight: of the auxiliary head's share of equation 4.
+    reduction: what the weighted sum of equation 4 is divided by, the number of pixels or the sum
+        of their weights.
+    """
+
+    epochs: PositiveInt = 10  # ours
+    batch_size: PositiveInt = 8  # ours: as BCDM
+    learning_rate: Positive = 2.5e-4  # ours: BCDM's, of the encoder
+    head_factor: Positive = 10.0  # ours: BCDM's, times that rate
+    power: NonNegative = 0.9  # ours: BCDM's polynomial decay
+    relevance: Literal["counts", "product", "none"] = "counts"  # ours: equation 1 allows each
+    confidence: bool = True  # paper §2.3
+    auxiliary_weight: NonNegative = 0.1  # ours: as AdaptSegNet's
+    reduction: Literal["pixels", "confidence"] = "pixels"  # ours
+
+    paper = Paper(
+        "Adaptive pseudo labeling for source-free domain adaptation in medical image segmentation",
+        "ICASSP 2022 (venue from memory)",
+        "no public code",
+    )
+    needs = Needs(
+        heads=("softmax",), network=frozenset({"auxiliary"}), changes=frozenset({"parameters"})
+    )
+    smoke = {"epochs": 2, "batch_size": 4}
+
+    def adapt(self, context: Context) -> nn.Module:
+        """Algorithm 1: labels and weights first, then the heads, then the encoder behind them."""
+        import torch
+
+        from sfdabench.primitives.fine_tuning import both_heads, encoder_and_heads, momentum_sgd
+        from sfdabench.primitives.pseudo_labels import one_hot
+        from sfdabench.primitives.views import identity
+
+        model = context.model()
+        encoder, heads = encoder_and_heads(model)
+        optimiser = momentum_sgd(encoder, heads, self.learning_rate, self.head_factor)
+        steps = self.epochs * math.ceil(len(context.target) / self.batch_size)
+        schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, steps, self.power)
+        for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser, schedule=schedule):
+            for batch in context.target.batches(self.batch_size, plain=identity):
+                p, q = (logits.softmax(dim=1) for logits in both_heads(model, batch.plain))
+                merged = (p + q).detach() / 2
+                label = one_hot(merged.argmax(dim=1, keepdim=True), merged)
+                weight = margin(merged) if self.confidence else torch.ones_like(merged[:, 0])
+
+                consistency = disagreement(relevance(p, q, self.relevance))
+                context.log(consistency=consistency)
+                optimiser.zero_grad()
+                consistency.backward(inputs=heads)
+                optimiser.step()
+                del p, q, consistency  # and with them the activations of the encoder
+
+                main, auxiliary = (
+                    self.self_training(logits, label, weight)
+                    for logits in both_heads(model, batch.plain)
+                )
+                self_training = main + self.auxiliary_weight * auxiliary
+                context.log(self_training=self_training)
+                context.track(confidence=weight.mean(), foreground=1 - label[:, 0].mean())
+                optimiser.zero_grad()
+                self_training.backward(inputs=encoder)
+                optimiser.step()
+                schedule.step()
+        return model
+
+    def self_training(self, logits: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+        """Equation 4 for one head: logits, label (B, C, H, W), weight (B, H, W)."""
+        losses = -(label * logits.log_softmax(dim=1)).sum(dim=1)
+        if self.reduction == "pixels":
+            return (weight * losses).mean()
+        return (weight * losses).sum() / weight.sum().clamp(min=1)
+
+
+def margin(probability: Tensor) -> Tensor:
+    """Equation 3: (B, C, H, W) -> how far the likeliest class is above the next, (B, H, W)."""
+    first, second = probability.topk(2, dim=1).values.unbind(dim=1)
+    return first - second
+
+
+def relevance(main: Tensor, auxiliary: Tensor, weighting: str) -> Tensor:
+    """Equation 1: probabilities (B, C, H, W) of both -> (B, C, C), mean over pixels of W p q^T.
+
+    W_ij is the share of the image's pixels that the main head gives to class i and the auxiliary
+    one to class j; it carries no gradient.
+    """
+    from sfdabench.primitives.pseudo_labels import one_hot
+
+    p, q = main.flatten(2), auxiliary.flatten(2)
+    joint = p @ q.mT / p.shape[2]
+    if weighting == "none":
+        return joint
+    i, j = (one_hot(maps.argmax(dim=1, keepdim=True), maps) for maps in (p, q))
+    share = i @ j.mT / p.shape[2]
+    return share * joint if weighting == "counts" else share @ joint
+
+
+def disagreement(relevance: Tensor) -> Tensor:
+    """Equation 2: (B, C, C) -> what lies off the diagonal, mean over images."""
+    import torch
+
+    # as a sum of what is left: the difference of the two sums would be rounding, most of it
+    diagonal = torch.eye(relevance.shape[1], dtype=torch.bool, device=relevance.device)
+    return relevance.masked_fill(diagonal, 0).sum(dim=(1, 2)).mean()

@@ -1,0 +1,186 @@
+"""APL's equations by hand, and what moves by which loss (methods-cross-modality.md §2)."""
+
+import pytest
+import torch
+
+from sfdabench.checks import toy
+from sfdabench.checks.toy import Toy, attempt
+from sfdabench.methods.apl import APL, disagreement, margin, relevance
+from sfdabench.networks._segmenter import Segmenter
+from sfdabench.networks.deeplabv2_resnet101 import DeepLabV2ResNet101
+from sfdabench.primitives.fine_tuning import HEADS
+
+# One step: the target's nine images are one batch.
+ONE = {"epochs": 1, "batch_size": 9, "learning_rate": 1e-2}
+WEIGHTINGS = ("counts", "product", "none")
+
+
+def maps(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double().softmax(1)
+
+
+def deployed(folder, **fields):
+    """Weights of the toy's model before and after, by part: of the heads, of all else."""
+    method = APL(**(ONE | fields))
+    run = attempt(method, Toy(head="softmax"), folder)
+    parts = []
+    for model in (run.start, run.deployed):
+        named = model.weights()
+        heads = {n: v for n, v in named.items() if n.partition(".")[0] in HEADS}
+        parts.append((heads, {n: v for n, v in named.items() if n not in heads}))
+    return parts
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+class TestConsistency:
+    def test_by_hand(self):
+        """Two pixels: heads agree on class 0 in one, differ (0, 1) in the other."""
+        p = torch.tensor([[0.8, 0.2], [0.6, 0.4]]).T.view(1, 2, 1, 2)
+        q = torch.tensor([[0.9, 0.1], [0.3, 0.7]]).T.view(1, 2, 1, 2)
+        joint = torch.tensor([[0.72 + 0.18, 0.08 + 0.42], [0.18 + 0.12, 0.02 + 0.28]]) / 2
+        share = torch.tensor([[0.5, 0.5], [0, 0]])
+        assert torch.allclose(relevance(p, q, "none")[0], joint)
+        assert torch.allclose(relevance(p, q, "counts")[0], share * joint)
+        assert torch.allclose(relevance(p, q, "product")[0], share @ joint)
+        assert disagreement(relevance(p, q, "counts")).item() == pytest.approx(0.5 * 0.25)
+
+    def test_without_weights_it_is_one_minus_the_inner_product(self):
+        """BCDM's discrepancy, per pixel and image."""
+        p, q = maps(3, 5, 6, 7), maps(3, 5, 6, 7, seed=1)
+        expected = (1 - (p * q).sum(dim=1)).mean()
+        assert torch.allclose(disagreement(relevance(p, q, "none")), expected)
+
+    def test_the_diagonal_cancels(self):
+        matrix = torch.rand(4, 5, 5)
+        other = matrix + torch.diag_embed(torch.rand(4, 5))
+        assert torch.equal(disagreement(matrix), disagreement(other))
+        expected = matrix.sum(dim=(1, 2)) - matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
+        assert torch.allclose(disagreement(matrix), expected.mean())
+
+    @pytest.mark.parametrize("weighting", WEIGHTINGS)
+    def test_zero_for_equal_one_hot_heads_and_positive_for_others(self, weighting):
+        sure = (maps(2, 5, 6, 7) == maps(2, 5, 6, 7).amax(dim=1, keepdim=True)).double()
+        assert disagreement(relevance(sure, sure, weighting)) == 0
+        assert disagreement(relevance(sure, sure.roll(1, dims=1), weighting)) > 0.1
+
+    @pytest.mark.parametrize("weighting", WEIGHTINGS)
+    def test_neither_batch_nor_size_scales_it(self, weighting):
+        p, q = maps(1, 4, 5, 5), maps(1, 4, 5, 5, seed=1)
+        one = disagreement(relevance(p, q, weighting))
+        p, q = (m.repeat(3, 1, 2, 2) for m in (p, q))
+        assert torch.allclose(one, disagreement(relevance(p, q, weighting)))
+
+    def test_its_gradient_brings_the_heads_together(self):
+        torch.manual_seed(0)
+        logits = [torch.randn(2, 4, 6, 6).requires_grad_() for _ in range(2)]
+
+        def inner_product():
+            p, q = (one.softmax(dim=1) for one in logits)
+            return (p * q).sum(dim=1).mean()
+
+        before = inner_product().item()
+        loss = disagreement(relevance(*(one.softmax(dim=1) for one in logits), "counts"))
+        with torch.no_grad():
+            for one, gradient in zip(logits, torch.autograd.grad(loss, logits), strict=True):
+                one -= 1000 * gradient
+        assert inner_product().item() > before + 0.01
+
+
+class TestConfidence:
+    def test_by_hand(self):
+        probability = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.8, 0.1]]).T.view(1, 3, 1, 2)
+        assert margin(probability).flatten().tolist() == pytest.approx([0.2, 0.7])
+
+    def test_lies_in_zero_to_one_and_reaches_both(self):
+        weight = margin((maps(2, 5, 9, 9) + maps(2, 5, 9, 9, seed=1)) / 2)
+        assert weight.shape == (2, 9, 9)
+        assert ((weight >= 0) & (weight <= 1)).all()
+        assert margin(torch.tensor([0.0, 1, 0]).view(1, 3, 1, 1)) == 1
+        assert margin(torch.tensor([0.4, 0.4, 0.2]).view(1, 3, 1, 1)) == 0
+
+    @pytest.mark.parametrize(("reduction", "divisor"), [("pixels", 4), ("confidence", 1.2)])
+    def test_weighs_the_cross_entropy(self, reduction, divisor):
+        logits = torch.tensor([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1], [0.7, 0.3]]).log().T
+        label = torch.tensor([[1.0, 0], [0, 1], [0, 1], [1, 0]]).T
+        weight = torch.tensor([0.0, 0.6, 0.2, 0.4]).view(1, 2, 2)
+        loss = APL(reduction=reduction).self_training(
+            logits.reshape(1, 2, 2, 2), label.reshape(1, 2, 2, 2), weight
+        )
+        terms = torch.tensor([0.5, 0.8, 0.1, 0.7]).log() * weight.flatten()
+        assert loss.item() == pytest.approx(-terms.sum().item() / divisor)
+
+
+class TestAlternation:
+    @pytest.mark.parametrize("network", ["unet_dual", "deeplabv2_resnet101"])
+    def test_heads_then_encoder_each_on_its_own(self, network, tmp_path, monkeypatch):
+        """What has a gradient at each step of the optimiser."""
+        if network == "deeplabv2_resnet101":
+            torch.manual_seed(0)
+            built = DeepLabV2ResNet101(layers=(1, 1, 1, 1), width=4).build(channels=3, outputs=3)
+            monkeypatch.setattr(toy, "source_model", lambda *_: Segmenter(built).eval())
+        steps = []
+        step = torch.optim.SGD.step
+
+        def recorded(self, *arguments):
+            steps.append(
+                tuple(
+                    sum(p.grad is not None and bool(p.grad.any()) for p in group["params"])
+                    / len(group["params"])
+                    for group in self.param_groups
+                )
+            )
+            return step(self, *arguments)
+
+        monkeypatch.setattr(torch.optim.SGD, "step", recorded)
+        attempt(APL(epochs=1, batch_size=5), Toy(head="softmax", size=(32, 32)), tmp_path)
+        assert steps == [(0, 1), (1, 0), (0, 1), (1, 0)]  # (encoder, heads)
+
+    def test_heads_do_not_feel_the_self_training(self, tmp_path):
+        runs = [
+            deployed(tmp_path / str(i), **fields)
+            for i, fields in enumerate([{}, {"confidence": False}, {"auxiliary_weight": 1.0}])
+        ]
+        (start, _), (heads, encoder) = runs[0]
+        assert not any(torch.equal(start[name], heads[name]) for name in heads)
+        for _, (other_heads, other_encoder) in runs[1:]:
+            assert same(heads, other_heads)
+            assert not same(encoder, other_encoder)
+
+    def test_the_encoder_does_not_feel_the_consistency(self, tmp_path):
+        """With heads that cannot move, all readings of it lead to one encoder."""
+        runs = [
+            deployed(tmp_path / weighting, relevance=weighting, head_factor=1e-30)
+            for weighting in WEIGHTINGS
+        ]
+        for start, (heads, encoder) in runs:
+            assert same(heads, start[0])
+            assert not same(encoder, start[1])
+            assert same(encoder, runs[0][1][1])
+
+    def test_each_reading_of_the_relevance_moves_the_heads_elsewhere(self, tmp_path):
+        heads = [deployed(tmp_path / w, relevance=w)[1][0] for w in WEIGHTINGS]
+        assert not same(heads[0], heads[1])
+        assert not same(heads[0], heads[2])
+        assert not same(heads[1], heads[2])
+
+    def test_batch_norm_stays(self, tmp_path):
+        start, after = deployed(tmp_path)
+        kept = {name for name in start[1] if torch.equal(start[1][name], after[1][name])}
+        # of each of a U-Net block's two norms: scale, shift and three of statistics
+        assert len(kept) == 5 * 2 * 5
+        assert all(part in kept for part in ("stem.1.weight", "stem.1.running_mean"))
+
+
+def test_the_heads_come_to_agree(tmp_path):
+    """On the toy the curve of equation 2 falls, and the foreground does not vanish."""
+    from sfdabench.core.checkpoint import read
+
+    method = APL(epochs=12, batch_size=4, learning_rate=1e-3, head_factor=100.0, relevance="none")
+    attempt(method, Toy(head="softmax"), tmp_path)
+    curves = read(tmp_path / "stage-0.safetensors")["curves"]
+    assert set(curves) == {"consistency", "self_training", "confidence", "foreground"}
+    assert curves["consistency"][-1] < 0.8 * curves["consistency"][0]
+    assert curves["foreground"][-1] > 0.05
