@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +49,16 @@ class Batch:
     index: Tensor
     ids: tuple[str, ...]
     views: Mapping[str, Tensor]
+    _paired: Callable[[PairedView, Tensor], tuple[Tensor, Tensor]]
+
+    def paired(self, view: PairedView, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The images and maps of them, such as predictions (B, K, H, W), under one geometry.
+
+        The same draw however often it is asked for. Raises ValueError for maps of other images.
+        """
+        if len(maps) != len(self.ids):
+            raise ValueError(f"{len(maps)} maps for {len(self.ids)} images")
+        return self._paired(view, maps)
 
     def __getattr__(self, name: str) -> Tensor:
         try:
@@ -125,7 +136,20 @@ class Stream:
                 name: finish(view(images, self._generators(name, key, index)))
                 for name, view in views.items()
             }
-            yield Batch(torch.from_numpy(index), tuple(self.ids[i] for i in index), shown)
+            paired = partial(self._show_pair, images, finish, key, index)
+            yield Batch(torch.from_numpy(index), tuple(self.ids[i] for i in index), shown, paired)
+
+    def _show_pair(
+        self,
+        images: Tensor,
+        finish: Callable[[Tensor], Tensor],
+        key: tuple[int, ...],
+        index: np.ndarray,
+        view: PairedView,
+        maps: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        shown, moved = view(images, maps, self._generators("paired", key, index))
+        return finish(shown), moved
 
 
 @dataclass

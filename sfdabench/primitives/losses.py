@@ -17,6 +17,11 @@ def weighted_bce(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return losses / weight.sum()
 
 
+def probabilities(logits: Tensor, head: str) -> Tensor:
+    """(B, K, H, W) -> the same shape in 0..1, per channel (sigmoid) or over channels (softmax)."""
+    return logits.sigmoid() if head == "sigmoid" else logits.softmax(dim=1)
+
+
 def segmentation_loss(
     logits: Tensor, target: Tensor, head: str, keep: Tensor | None = None
 ) -> Tensor:
@@ -41,8 +46,9 @@ def dice_loss(logits: Tensor, target: Tensor, head: str, smoothing: float = 1e-4
     logits, target: (B, K, H, W). Without squares in the denominator (Perone et al., NeuroImage
     2019, code); `smoothing` is added to both sides of the fraction.
     """
-    probability = logits.sigmoid() if head == "sigmoid" else logits.softmax(dim=1)[:, 1:]
-    truth = target if head == "sigmoid" else target[:, 1:]
+    probability, truth = probabilities(logits, head), target
+    if head == "softmax":
+        probability, truth = probability[:, 1:], truth[:, 1:]
     shared = (probability * truth).sum(dim=(0, 2, 3))
     total = (probability + truth).sum(dim=(0, 2, 3))
     return 1 - ((2 * shared + smoothing) / (total + smoothing)).mean()
@@ -54,3 +60,16 @@ def supervised_loss(logits: Tensor, target: Tensor, head: str, kind: str) -> Ten
         return dice_loss(logits, target, head)
     loss = segmentation_loss(logits, target, head)
     return loss + dice_loss(logits, target, head) if kind == "cross_entropy_dice" else loss
+
+
+def consistency_loss(logits: Tensor, soft: Tensor, head: str, kind: str) -> Tensor:
+    """How far a student's logits are from a teacher's probabilities, both (B, K, H, W).
+
+    kind: "mse", the mean over pixels and channels; "cross_entropy" or "dice" with the soft map as
+    the target. These two are no distances: least where the student is surer than the teacher, not
+    where it equals it (Perone et al., NeuroImage 2019, equations 7, 8 and 4, and §4.5).
+    """
+    if kind == "mse":
+        return F.mse_loss(probabilities(logits, head), soft)
+    loss = {"cross_entropy": segmentation_loss, "dice": dice_loss}[kind]
+    return loss(logits, soft, head)

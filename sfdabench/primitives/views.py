@@ -25,6 +25,12 @@ ELASTIC_SIGMA = 0.08  # code: of the image's height
 # code: U(-1, 1) noise, smoothed by 0.08 * 512 px, times 2 * 512. Its root mean square is 4.1 px
 ELASTIC_RMS = 2 * (1 / 3) ** 0.5 / (2 * np.pi**0.5 * ELASTIC_SIGMA * 512)  # of the height
 KNOTS = 38  # of the elastic field: two to a sigma, and three sigmas beyond each side
+# self-ensembling's code: U(-1, 1) noise, smoothed by U(3.5, 4) of 200 px (ours: its middle),
+# times alpha. Root mean square along an axis for alpha = 1, in halves of the image
+FINE_SIGMA = 3.75 / 200
+FINE_RMS = (1 / 3) ** 0.5 / (2 * np.pi**0.5 * 3.75) / 100
+FINE_KNOTS = 119
+OFFSET = 0.1  # code, in standard deviations
 
 
 def identity(images: Tensor, rngs: Rngs) -> Tensor:
@@ -63,14 +69,13 @@ def anatomy_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, 
     """Ours, for bodies, whose left is not their right: small rotation, scale and shift, gamma
     within 2/3..3/2, noise of up to 8 grey levels. No flip, no quarter turn.
     """
-    turns = []
-    for rng in rngs:
-        angle, zoom = np.deg2rad(rng.uniform(-12, 12)), 1.12 ** rng.uniform(-1, 1)
-        cosine, sine = zoom * np.cos(angle), zoom * np.sin(angle)
-        shift_x, shift_y = rng.uniform(-0.08, 0.08, 2)  # of half the image
-        turns.append([[cosine, -sine, shift_x], [sine, cosine, shift_y]])
-    shape = [len(images), 1, *images.shape[-2:]]
-    grid = F.affine_grid(_tensor(turns, images), shape, align_corners=False)
+    grid = _affine(
+        [
+            (rng.uniform(-12, 12), 1.12 ** rng.uniform(-1, 1), rng.uniform(-0.08, 0.08, 2))
+            for rng in rngs
+        ],
+        images,
+    )
     shown = F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
     looked_up = F.grid_sample(labels.unsqueeze(1).float(), grid, "nearest", align_corners=False)
     shown = _power(shown, [1.5 ** rng.uniform(-1, 1) for rng in rngs])
@@ -78,6 +83,34 @@ def anatomy_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, 
     noise = [rng.uniform(0, 28) * (rng.random(shown.shape[1:], np.float32) - 0.5) for rng in rngs]
     shown = (shown + _tensor(np.stack(noise), shown)).clamp_(0, 255)
     return shown, looked_up.squeeze(1).to(labels.dtype)
+
+
+def anatomy_pair(images: Tensor, maps: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+    """Self-ensembling's joint view of images and soft maps (B, K, H, W) of them, in 0..1.
+
+    Elastic (p .3), rotation, scale and shift, the same for both, then an offset of the image
+    only, which may leave 0..255 (methods-cross-modality.md §6.2, 6.3). Ours: one look-up for
+    elastic and affine together; bilinear, and the edge repeated, so that classes that exclude
+    each other still add up to 1; one elastic field for both, as the paper says (its code draws
+    another for the map).
+    """
+    turns, noises, offsets = [], [], []
+    for rng in rngs:
+        shift = rng.uniform(-0.06, 0.06, 2)  # code: 3 % of the image
+        turns.append((rng.uniform(-4.6, 4.6), rng.uniform(0.98, 1.02), shift))  # code
+        offsets.append(rng.uniform(-OFFSET, OFFSET))
+        strength = (rng.random() < 0.3) * rng.uniform(28, 30)  # code: alpha
+        noises.append(strength * rng.standard_normal((2, FINE_KNOTS, FINE_KNOTS), np.float32))
+    rows, columns = (_gaussians(side, images, FINE_SIGMA, FINE_KNOTS) for side in images.shape[-2:])
+    field = rows @ _tensor(np.stack(noises), images) @ columns.T
+    grid = _affine(turns, images) + FINE_RMS * field.permute(0, 2, 3, 1)
+    both = F.grid_sample(
+        torch.cat((images, maps), dim=1), grid, "bilinear", "border", align_corners=False
+    )
+    shown, moved = both.split((images.shape[1], maps.shape[1]), dim=1)
+    # of a standardised image the deviation is 1 on the network's scale, as the paper's offset is
+    deviation = images.std(dim=(2, 3), keepdim=True, correction=0)
+    return shown + _per_sample(offsets, images) * deviation, moved
 
 
 def untouched(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
@@ -101,6 +134,17 @@ def _tensor(values: Any, like: Tensor) -> Tensor:
 def _per_sample(values: Sequence[float], like: Tensor) -> Tensor:
     """One number a sample, as (B, 1, 1, 1)."""
     return _tensor(values, like).view(-1, 1, 1, 1)
+
+
+def _affine(turns: Sequence[tuple[float, float, np.ndarray]], like: Tensor) -> Tensor:
+    """Angle in degrees, zoom, shift (x, y) in halves of the image -> grid (B, H, W, 2)."""
+    matrices = []
+    for angle, zoom, (shift_x, shift_y) in turns:
+        radians = np.deg2rad(angle)
+        cosine, sine = zoom * np.cos(radians), zoom * np.sin(radians)
+        matrices.append([[cosine, -sine, shift_x], [sine, cosine, shift_y]])
+    shape = [len(like), 1, *like.shape[-2:]]
+    return F.affine_grid(_tensor(matrices, like), shape, align_corners=False)
 
 
 def _black_dots(images: Tensor, rngs: Rngs) -> Tensor:
@@ -236,10 +280,13 @@ def _scale_and_crop(
     return float(left), float(top), new_width / width, new_height / height
 
 
-def _gaussians(size: int, like: Tensor) -> Tensor:
-    """(size, KNOTS): value of each knot's Gaussian at each pixel; unit variance for unit noise."""
-    knots = np.linspace(-3, 1 / ELASTIC_SIGMA + 3, KNOTS)  # in sigmas
-    pixels = (np.arange(size) + 0.5) / (size * ELASTIC_SIGMA)
+def _gaussians(size: int, like: Tensor, sigma: float = ELASTIC_SIGMA, count: int = KNOTS) -> Tensor:
+    """(size, count): value of each knot's Gaussian at each pixel; unit variance for unit noise.
+
+    sigma: as a share of `size`.
+    """
+    knots = np.linspace(-3, 1 / sigma + 3, count)  # in sigmas
+    pixels = (np.arange(size) + 0.5) / (size * sigma)
     values = np.exp(-((pixels[:, None] - knots) ** 2) / 2)
     spacing = knots[1] - knots[0]
     return _tensor(values * (spacing / np.pi**0.5) ** 0.5, like)
