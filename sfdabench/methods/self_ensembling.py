@@ -83,6 +83,7 @@ class SelfEnsembling(Method):
         for epoch in context.epochs(self.epochs, deploy=deployed, **loop):
             progress = epoch / self.epochs
             weight = self.weight * ramp_up(progress, self.weight_ramp)
+            context.track(weight=weight)
             target = chain.from_iterable(
                 context.target.batches(self.batch_size, plain=identity) for _ in count()
             )

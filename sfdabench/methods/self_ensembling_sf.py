@@ -75,6 +75,7 @@ class SelfEnsemblingSF(Method):
         for epoch in context.epochs(self.epochs, deploy=deployed, **loop):
             progress = epoch / self.epochs
             weight = self.weight * ramp_up(progress, self.weight_ramp)
+            context.track(weight=weight)
             for batch in context.target.batches(self.batch_size, plain=identity):
                 with torch.no_grad():
                     soft = probabilities(teacher(batch.plain), context.head)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,7 +64,9 @@ def supervised_loss(logits: Tensor, target: Tensor, head: str, kind: str) -> Ten
     return loss + dice_loss(logits, target, head) if kind == "cross_entropy_dice" else loss
 
 
-def consistency_loss(logits: Tensor, soft: Tensor, head: str, kind: str) -> Tensor:
+def consistency_loss(
+    logits: Tensor, soft: Tensor, head: str, kind: Literal["mse", "cross_entropy", "dice"]
+) -> Tensor:
     """How far a student's logits are from a teacher's probabilities, both (B, K, H, W).
 
     kind: "mse", the mean over pixels and channels; "cross_entropy" or "dice" with the soft map as
@@ -71,5 +75,4 @@ def consistency_loss(logits: Tensor, soft: Tensor, head: str, kind: str) -> Tens
     """
     if kind == "mse":
         return F.mse_loss(probabilities(logits, head), soft)
-    loss = {"cross_entropy": segmentation_loss, "dice": dice_loss}[kind]
-    return loss(logits, soft, head)
+    return supervised_loss(logits, soft, head, kind)

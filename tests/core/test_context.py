@@ -69,6 +69,30 @@ def test_a_batch_has_no_label_and_names_its_views():
         batch.strong  # noqa: B018
 
 
+def test_a_paired_view_is_drawn_a_sample_and_the_image_comes_out_as_the_network_wants_it():
+    def pair(images, maps, rngs):
+        return images, maps + torch.tensor([rng.random() for rng in rngs]).view(-1, 1, 1, 1)
+
+    def moved(size):
+        found = {}
+        for batch in Stream(**stream()).batches(size, plain=identity):
+            images, maps = batch.paired(pair, torch.zeros(len(batch.ids), 2, 4, 4))
+            assert torch.equal(images, batch.plain)
+            again = batch.paired(pair, torch.zeros(len(batch.ids), 2, 4, 4))[1]
+            assert torch.equal(maps, again)
+            found |= dict(zip(batch.ids, maps[:, 0, 0, 0].tolist(), strict=True))
+        return found
+
+    assert moved(2) == moved(5)
+    assert len(set(moved(2).values())) == 5
+
+
+def test_maps_of_other_images_are_refused():
+    batch = next(Stream(**stream()).batches(2, plain=identity))
+    with pytest.raises(ValueError, match="3 maps for 2 images"):
+        batch.paired(lambda images, maps, rngs: (images, maps), torch.zeros(3, 1, 4, 4))
+
+
 def test_masks_are_nested_or_exclusive():
     labels = torch.tensor([[[0, 1, 2]]], dtype=torch.uint8)
     nested = LabelledStream(**stream(), labels=None, classes=((2,), (1, 2)))
