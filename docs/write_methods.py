@@ -11,11 +11,12 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
+from sfdabench.report.figures import curves, style
+
 from sfdabench.core import registry
 from sfdabench.core.method import Method
 from sfdabench.report import benchmark, runs
 from sfdabench.report.describe import field_rows
-from sfdabench.report.figures import curves, scores, style
 
 OUT = Path(__file__).parent / "methods"
 PROTOCOL = "strict"

@@ -29,8 +29,8 @@ def segmentation_loss(
 ) -> Tensor:
     """Mean cross-entropy of the head: binary per channel (sigmoid) or over channels (softmax).
 
-    logits, target: (B, K, H, W), target in 0..1. keep: (B, 1, H, W), weight of each pixel; where
-    it keeps none the loss is zero, with a gradient of zero.
+    logits, target: (B, K, H, W), target in 0..1. keep: weight of each pixel, (B, 1, H, W), or
+    (B, K, H, W) for sigmoid; where it keeps none the loss is zero, with a gradient of zero.
     """
     if head == "sigmoid":
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
