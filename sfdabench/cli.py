@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from sfdabench.core.near import unknown
 
 if TYPE_CHECKING:
     from sfdabench.core.dataset import Dataset
+    from sfdabench.report.tables import Table
     from sfdabench.run.plan import Run
 
 KINDS = ("methods", "tasks", "datasets", "networks", "protocols", "tables")
@@ -360,7 +361,11 @@ def show(name: str) -> None:
     "--data", type=click.Choice(["real", "phantom"]), help="Default: real if there is any."
 )
 @click.option("--profile", help="Only records of this profile.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file.")
+@click.option("--long", "as_long", is_flag=True, help="CSV with one cell a row.")
+@click.option("--all", "every", is_flag=True, help="All tables as CSV, Markdown and LaTeX.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Write to this file, or folder with --all."
+)
 @plugins
 def table(
     name: str | None,
@@ -368,33 +373,61 @@ def table(
     fmt: str,
     data: str | None,
     profile: str | None,
+    as_long: bool,
+    every: bool,
     out: Path | None,
 ) -> None:
     """Set each published number of a paper's table beside the measured one, with a verdict.
 
     Without NAME: all tables, with how many of their cells are measured.
     """
-    from sfdabench.report.render import FORMATS
-    from sfdabench.report.tables import build, summaries
+    from sfdabench.report import render, tables
 
-    if name is None:
-        for summary in summaries(results):
-            state = summary.problem or f"{summary.measured} of {summary.cells} cells measured"
-            click.echo(f"{summary.name}: {summary.title}; {state}")
-        return
-    built = build(name, results, data=data, profile=profile)
-    text = FORMATS[fmt](built)
-    if fmt == "csv":  # the other formats print them below the table
-        for problem in built.problems:
-            click.echo(f"sfdabench: {problem}", err=True)
-    if out is None:
-        click.echo(text, nl=not text.endswith("\n"))
-        return
+    if every:
+        if name is not None or out is None:
+            raise BadInput("table --all: give no NAME, and --out DIR to write all tables to")
+        built, problems = tables.build_all(results, data=data, profile=profile)
+        _write_tables(built, out, as_long)
+    elif name is None:
+        if out is not None:
+            raise BadInput(f"--out {out}: name a table, or give --all for a folder of all tables")
+        found, problems = tables.summaries(results, data=data, profile=profile)
+        for one in found:
+            click.echo(f"{one.name}: {one.title}; {one.measured} of {one.cells} cells measured")
+    else:
+        if as_long and fmt != "csv":
+            raise BadInput(f"--long: for --format csv, not {fmt}")
+        one_built = tables.build(name, results, data=data, profile=profile)
+        text = render.csv_long(one_built) if as_long else render.FORMATS[fmt](one_built)
+        problems = list(one_built.problems) if fmt == "csv" else []  # others print them below
+        if out is None:
+            click.echo(text, nl=not text.endswith("\n"))
+        else:
+            _write_text(out, text)
+    for problem in problems:
+        click.echo(f"sfdabench: {problem}", err=True)
+
+
+def _write_tables(built: Sequence[Table], out: Path, as_long: bool) -> None:
+    """Every table in every format of `render.SUFFIXES`, into the folder `out`."""
+    from sfdabench.core.paths import check_writable
+    from sfdabench.report import render
+
+    check_writable(out, "--out")
+    for one in built:
+        for fmt, suffix in render.SUFFIXES.items():
+            form = render.csv_long if as_long and fmt == "csv" else render.FORMATS[fmt]
+            _write_text(out / f"{one.name}{suffix}", form(one))
+
+
+def _write_text(path: Path, text: str) -> None:
     from sfdabench.core.files import atomic
 
-    with atomic(out) as file:
+    if path.is_dir():
+        raise BadInput(f"--out {path}: a folder; name a file, or give --all")
+    with atomic(path) as file:
         file.write(text if text.endswith("\n") else f"{text}\n")
-    click.echo(f"wrote {out}", err=True)
+    click.echo(f"wrote {path}", err=True)
 
 
 @cli.group(cls=Group)

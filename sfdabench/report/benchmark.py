@@ -14,12 +14,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sfdabench.core import fields, paths, registry
 from sfdabench.core.errors import BadInput
+from sfdabench.core.fields import PositiveInt
 from sfdabench.core.near import unknown
 
-Unit = Literal["percent", "pixel", "1"]
+Unit = Literal["percent", "mm", "pixel", "1"]
 Fields = dict[str, dict[str, Any]]  # method -> field -> value, as in a record
 Key = tuple[str, str, str, str]  # table, block, row, column
-UNITS: dict[Unit, str] = {"percent": "%", "pixel": "px", "1": ""}
+UNITS: dict[Unit, str] = {"percent": "%", "mm": "mm", "pixel": "px", "1": ""}
 COLUMNS = ("table", "block", "row", "column", "value", "std", "unit", "note")
 
 
@@ -43,15 +44,23 @@ class Tolerance(_Part):
 
 
 class Block(_Part):
-    """One comparison of a table: a task, and how many test cases the paper scored."""
+    """One comparison of a table: a task, and how many test cases the paper scored.
+
+    task: None where each column names its own, or where no task of ours is scored so.
+    """
 
     name: str
-    task: str
+    task: str | None = None
     cases: int | None = None
 
 
 class Column(_Part):
-    """A quantity: `metric` averaged over `classes` and scaled, or the start of a logged `curve`."""
+    """A quantity: `metric` averaged over `classes` and scaled, or the start of a logged `curve`.
+
+    mean_of: or the plain mean of other columns, seed by seed.
+    task, protocol: in place of the block's and the table's.
+    because: why no printed cell of the column is comparable with any run of ours.
+    """
 
     name: str
     unit: Unit
@@ -59,18 +68,24 @@ class Column(_Part):
     classes: tuple[str, ...] = ()
     scale: float = 1.0
     curve: str | None = None
+    mean_of: tuple[str, ...] = ()
+    task: str | None = None
+    protocol: str | None = None
     overrides: Fields = {}
+    because: str | None = None
 
     @model_validator(mode="after")
     def _one_quantity(self) -> Self:
-        if (self.metric is None) == (self.curve is None) or bool(self.metric) != bool(self.classes):
-            raise ValueError("give metric and classes, or curve")
+        kinds = (self.metric is not None, self.curve is not None, bool(self.mean_of))
+        if sum(kinds) != 1 or bool(self.metric) != bool(self.classes):
+            raise ValueError("give metric and classes, or curve, or mean_of")
         return self
 
 
 class Row(_Part):
     """A printed row and the run beside it.
 
+    tasks: the only ones on which it is a run of ours; any where empty.
     read: "best" takes the audit's best epoch on test labels in place of the last.
     because: why the printed row is not comparable with any run of ours.
     ours: measured only, not in the paper.
@@ -79,6 +94,7 @@ class Row(_Part):
     name: str
     method: str
     overrides: Fields = {}
+    tasks: tuple[str, ...] = ()
     read: Literal["last", "best"] = "last"
     because: str | None = None
     ours: bool = False
@@ -107,6 +123,11 @@ class Layout(_Part):
         for part, chain in parts:
             if other := set(part.overrides) - chain:
                 raise ValueError(f"{part.name} overrides {', '.join(other)}, which it does not run")
+        plain = {column.name: column.unit for column in self.columns if not column.mean_of}
+        for column in self.columns:
+            for name in column.mean_of:
+                if plain.get(name) != column.unit:
+                    raise ValueError(f"{column.name} of {self.name}: no column {name} to average")
         return self
 
 
@@ -114,12 +135,18 @@ class Benchmark(_Part):
     """All tables of a paper.
 
     recipe: the paper's source recipe; True stands for "must be given".
+    seeds: how many runs a row asks for.
+    spread: what the paper's ± are over; None where it prints none.
+    absent: methods of the paper that the suite does not have (any other unknown one is a slip).
     fields: values of a method behind every row that does not override them.
     """
 
     paper: Paper
     tolerance: dict[Unit, Tolerance]
     recipe: dict[str, Any]
+    seeds: PositiveInt
+    spread: str | None = None
+    absent: tuple[str, ...] = ()
     fields: Fields = {}
     tables: tuple[Layout, ...]
 
@@ -162,16 +189,23 @@ def read(folder: Path) -> Benchmark:
         raise BadInput(f"{path}: {where}: {first['msg']}") from error
 
 
-def find(folder: Path | None = None) -> dict[str, tuple[Path, Benchmark]]:
-    """Table name -> the folder and benchmark that hold it; a name in two of them is an error."""
+def find(folder: Path | None = None) -> tuple[dict[str, tuple[Path, Benchmark]], list[str]]:
+    """Table name -> the folder and benchmark that hold it, and what could not be read."""
     found: dict[str, tuple[Path, Benchmark]] = {}
+    problems = []
     for path in sorted((folder or default_folder()).glob("*/benchmark.toml")):
-        benchmark = read(path.parent)
+        try:
+            benchmark = read(path.parent)
+        except BadInput as error:
+            problems.append(str(error))
+            continue
         for table in benchmark.tables:
             if table.name in found:
-                raise BadInput(f"{path}: table '{table.name}' is in {found[table.name][0]} too")
-            found[table.name] = (path.parent, benchmark)
-    return found
+                first = found[table.name][0]
+                problems.append(f"{path}: table '{table.name}' is in {first} too, which counts")
+            else:
+                found[table.name] = (path.parent, benchmark)
+    return found, problems
 
 
 def read_reported(folder: Path, benchmark: Benchmark) -> tuple[dict[Key, Reported], list[str]]:
@@ -240,41 +274,54 @@ def implemented(method: str, methods: Collection[str]) -> bool:
     return set(method.split("+")) <= set(methods)
 
 
+def task_of(block: Block, row: Row, column: Column) -> str | None:
+    """The task whose runs fill a cell; None where the suite has none that is scored so."""
+    task = column.task or block.task
+    return None if row.tasks and task not in row.tasks else task
+
+
 def check_tasks(table: Layout) -> None:
-    """Raises BadInput where a block names a task that does not exist; imports none."""
+    """Raises BadInput where a table names a task that does not exist; imports none."""
     known = registry.names("tasks")
-    for block in table.blocks:
-        if block.task not in known:
-            raise BadInput(f"{table.name}, {block.name}: {unknown('task', block.task, known)}")
+    named = [(block.name, block.task) for block in table.blocks]
+    named += [(column.name, column.task) for column in table.columns]
+    named += [(row.name, task) for row in table.rows for task in row.tasks]
+    for where, task in named:
+        if task is not None and task not in known:
+            raise BadInput(f"{table.name}, {where}: {unknown('task', task, known)}")
+
+
+def check_row(benchmark: Benchmark, table: Layout, row: Row, methods: Collection[str]) -> None:
+    """Raises BadInput where a row names an unknown method or field, or a value it cannot take.
+
+    `methods` are the registered ones; those that the benchmark lists as absent are passed over.
+    """
+    where = f"{table.name}, {row.name}"
+    for name in row.method.split("+"):
+        if name not in {*methods, *benchmark.absent}:
+            raise BadInput(f"{where}: {unknown('method', name, methods)}")
+    cells = [full_fields(benchmark, row, column) for column in table.columns]
+    for cell in {repr(cell): cell for cell in cells}.values():
+        for name, given in cell.items():
+            if name in methods:
+                _override(name, given, where)
 
 
 def validate(benchmark: Benchmark) -> None:
-    """Check every name and value against the registry; imports methods, and so torch.
+    """Check every name and value against the registry; imports tasks and methods, no torch.
 
-    Raises BadInput for an unknown task, class, protocol, metric or field, a value that a field
-    does not take, and a value in `fields` that is not the default of an existing method.
-    Methods that do not exist yet are passed over.
+    Raises BadInput for an unknown task, class, protocol, metric, method or field, a value that a
+    field does not take, and a value in `fields` that is not the default of an existing method.
     """
     methods = registry.names("methods")
     for table in benchmark.tables:
         check_tasks(table)
-        protocol = registry.load("protocols", table.protocol)
-        tasks = [registry.load("tasks", block.task) for block in table.blocks]
         for column in table.columns:
-            where = f"{table.name}, {column.name}"
-            if column.metric and column.metric not in protocol.metrics:
-                kind = f"metric of protocol {table.protocol}"
-                raise BadInput(f"{where}: {unknown(kind, column.metric, protocol.metrics)}")
-            for name in column.classes:
-                for block, task in zip(table.blocks, tasks, strict=True):
-                    if name not in task.classes:
-                        kind = f"class of {block.task}"
-                        raise BadInput(f"{where}: {unknown(kind, name, task.classes)}")
-        for row in filter(lambda row: implemented(row.method, methods), table.rows):
-            cells = [full_fields(benchmark, row, column) for column in table.columns]
-            for cell in {repr(cell): cell for cell in cells}.values():
-                for name, given in cell.items():
-                    _override(name, given, f"{table.name}, {row.name}")
+            _check_metric(table, column)
+            for block in table.blocks:
+                _check_classes(table, block, column)
+        for row in table.rows:
+            check_row(benchmark, table, row, methods)
     for name, given in benchmark.fields.items():
         if name in methods:
             default = fields.plain(registry.load("methods", name)())
@@ -285,6 +332,27 @@ def validate(benchmark: Benchmark) -> None:
                         f"fields.{name}.{field}: the benchmark says {changed[field]}, "
                         f"the method's default is {default[field]}"
                     )
+
+
+def _check_metric(table: Layout, column: Column) -> None:
+    name = column.protocol or table.protocol
+    protocol = registry.load("protocols", name)
+    metrics = [
+        *protocol.metrics,
+        *(["hd_rowwise"] if "rowwise_hausdorff" in protocol.legacy else []),
+    ]
+    if column.metric and column.metric not in metrics:
+        kind = f"metric of protocol {name}"
+        raise BadInput(f"{table.name}, {column.name}: {unknown(kind, column.metric, metrics)}")
+
+
+def _check_classes(table: Layout, block: Block, column: Column) -> None:
+    task = column.task or block.task
+    scored = registry.load("tasks", task).scored if task else column.classes
+    for name in column.classes:
+        if name not in scored:
+            kind = f"class of {task}"
+            raise BadInput(f"{table.name}, {column.name}: {unknown(kind, name, scored)}")
 
 
 def _override(name: str, given: Mapping[str, Any], where: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv as csv_files
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,9 @@ if TYPE_CHECKING:
 WIDTH = 120
 CSV_COLUMNS = (
     *("table", "block", "row", "column", "published", "published_std", "measured", "measured_std"),
-    *("seeds", "difference", "verdict", "unit", "data", "profile", "note"),
+    *("seeds", "cases", "difference", "verdict", "unit", "data", "profile", "note"),
 )
-LEGEND = (
-    "published ± is over test images, measured ± over seeds",
-    "then measured - published: = reproduced, ≠ differs, ~ not comparable",
-)
+MARKS = "then measured - published: = reproduced, ≠ differs, ~ not comparable"
 OURS = "ours (not in the paper)"
 
 
@@ -101,8 +98,9 @@ def _head(column: Column) -> str:
 
 
 def _foot(table: Table, reasons: list[str]) -> list[str]:
+    spread = f"published ± is {table.spread}, measured ± over seeds"
     return [
-        *(LEGEND if table.data else ()),
+        *((spread if table.spread else "± is over seeds", MARKS) if table.data else ()),
         *reasons,
         *table.basis,
         *(f"! {problem}" for problem in table.problems),
@@ -120,7 +118,7 @@ def show(table: Table, console: Console) -> None:
     strips, reasons = _strips(table)
 
     def grid(breaks: str) -> Grid:
-        """The table, with a line break in a measured cell at each match of `breaks`."""
+        """The table, with a line break in a cell at each match of `breaks`."""
         grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         grid.add_column(Text("Method"), no_wrap=True)
         for column in table.columns:
@@ -130,9 +128,9 @@ def show(table: Table, console: Console) -> None:
             if strip.kind == "block" and i:
                 grid.add_section()
             cells = strip.cells or ("",) * len(table.columns)
-            if strip.kind == "measured":
-                cells = tuple(re.sub(breaks, "\n", cell) for cell in cells)
-            row = (strip.label, *cells, strip.status)
+            cells = tuple(re.sub(breaks, "\n", cell) for cell in cells)
+            status = strip.status.replace(", ", ",\n") if strip.kind == "block" else strip.status
+            row = (strip.label, *cells, status)
             grid.add_row(*map(Text, row), style=styles[strip.kind])
         return grid
 
@@ -178,27 +176,54 @@ def markdown(table: Table) -> str:
 
 
 def csv(table: Table) -> str:
+    """A row a line: published, measured, difference and verdict of each column side by side."""
+    heads = ["block", "row", "run"]
+    for column in table.columns:
+        name = _head(column)
+        heads += [name, f"{name} measured", f"{name} std", f"{name} difference"]
+        heads += [f"{column.name} seeds", f"{column.name} verdict"]
+    rows = [
+        [section.name, line.name, line.run, *(part for cell in line.cells for part in _wide(cell))]
+        for section in table.sections
+        for line in section.lines
+    ]
+    return _csv(heads, rows)
+
+
+def _wide(cell: Cell) -> list[str]:
+    numbers = (cell.published, cell.measured, cell.measured_std, cell.difference)
+    return [*map(_plain, numbers), str(cell.seeds), cell.verdict]
+
+
+def csv_long(table: Table) -> str:
     """One cell a row, columns CSV_COLUMNS; empty where there is no number."""
-    out = io.StringIO()
-    writer = csv_files.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-
-    def plain(value: float | None) -> str:
-        return "" if value is None else f"{value:.6g}"
-
+    rows = []
     for section in table.sections:
         for line in section.lines:
             for column, cell in zip(table.columns, line.cells, strict=True):
                 numbers = (cell.published, cell.published_std, cell.measured, cell.measured_std)
-                writer.writerow(
+                cases = "" if cell.cases is None else str(cell.cases)
+                rows.append(
                     [
                         *(table.name, section.name, line.name, column.name),
-                        *map(plain, numbers),
-                        *(cell.seeds, plain(cell.difference), cell.verdict, column.unit),
-                        *(table.data or "", table.profile or "", cell.note),
+                        *map(_plain, numbers),
+                        *(str(cell.seeds), cases, _plain(cell.difference), cell.verdict),
+                        *(column.unit, table.data or "", table.profile or "", cell.note),
                     ]
                 )
+    return _csv(CSV_COLUMNS, rows)
+
+
+def _csv(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    out = io.StringIO()
+    writer = csv_files.writer(out, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
     return out.getvalue()
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
 TEX: Mapping[str, str] = {
@@ -251,3 +276,4 @@ FORMATS: Mapping[str, Callable[[Table], str]] = {
     "csv": csv,
     "latex": latex,
 }
+SUFFIXES = {"csv": ".csv", "markdown": ".md", "latex": ".tex"}

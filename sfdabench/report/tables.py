@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report import benchmark as papers
+from sfdabench.report import evidence as runs
 from sfdabench.report.benchmark import (
     Benchmark,
     Block,
@@ -24,12 +23,13 @@ from sfdabench.report.benchmark import (
     Reported,
     Row,
 )
+from sfdabench.report.evidence import Evidence, Record, brief, dig
 from sfdabench.store import records
 
-Record = Mapping[str, Any]
+NO_METHOD = "not implemented"
 UNREPORTED = Reported(None, None, "")
 DATA = ("real", "phantom")
-LIMITS = {"percent": "{:.1f} points", "pixel": "{:.1f} px", "1": "{:g}"}
+LIMITS = {"percent": "{:.1f} points", "mm": "{:.1f} mm", "pixel": "{:.1f} px", "1": "{:g}"}
 PROFILES = ("paper", "phantom")
 BASIS = ("size", "network", "backbone_weights", "epochs", "batch_size")  # of the recipe
 
@@ -39,9 +39,11 @@ class Cell:
     """One number of the paper and ours, both in the column's unit.
 
     measured: mean over `seeds` finished runs; measured_std: over seeds, None for one.
+    cases: test cases of each run; None where nothing ran or the runs do not agree.
     difference: measured - published; None on phantoms, which say nothing about it.
     verdict: "reproduced", "differs", "not comparable (why)", "not reported", "not in the paper",
-        "failed", "not run" or "not implemented".
+        "failed", "not run", "not implemented", "no task" (none of ours is scored so) or "invalid"
+        (the benchmark file is at fault; the table's problems say how).
     """
 
     published: float | None
@@ -49,6 +51,7 @@ class Cell:
     measured: float | None
     measured_std: float | None
     seeds: int
+    cases: int | None
     failed: int
     difference: float | None
     verdict: str
@@ -67,7 +70,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """The rows of one task."""
+    """The rows of one comparison; `task` names its tasks, "no task" where it has none."""
 
     name: str
     task: str
@@ -78,6 +81,7 @@ class Section:
 class Table:
     """What the renderers print.
 
+    spread: what the printed ± are over.
     data, profile: the one kind shown; None where nothing is recorded.
     basis: what the verdicts rest on. problems: records and lines that could not be used.
     """
@@ -85,6 +89,7 @@ class Table:
     name: str
     title: str
     paper: str
+    spread: str | None
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     data: str | None
@@ -95,45 +100,44 @@ class Table:
 
 @dataclass(frozen=True)
 class Summary:
-    """An entry of the list of tables; `problem` says why one cannot be built."""
+    """An entry of the list of tables: its printed cells, and how many of them are measured."""
 
     name: str
     title: str
     cells: int
     measured: int
-    problem: str | None
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One seed behind a cell: its record, and the scores to read from it."""
+class _Store:
+    """The records below a folder, and what could not be read there."""
 
-    record: Record
-    scores: Any
+    records: Sequence[Record]
+    problems: Sequence[str]
 
 
 def list_tables(folder: Path | None = None) -> list[str]:
     """The names of all tables."""
-    return list(papers.find(folder))
+    return list(papers.find(folder)[0])
 
 
-def summaries(results: Path | None, *, folder: Path | None = None) -> list[Summary]:
-    """Every table, with how many of its printed cells the records below `results` measure."""
+def summaries(
+    results: Path | None,
+    *,
+    data: str | None = None,
+    profile: str | None = None,
+    folder: Path | None = None,
+) -> tuple[list[Summary], list[str]]:
+    """Every table with the number of its measured cells; and problems, as `build_all` has."""
+    tables, problems = build_all(results, data=data, profile=profile, folder=folder)
     found = []
-    for name, (_, benchmark) in papers.find(folder).items():
-        layout = benchmark.table(name)
-        cells, measured, problem = 0, 0, None
-        try:
-            table = build(name, results, folder=folder)
-        except BadInput as error:
-            problem = str(error)
-        else:
-            lines = [line for section in table.sections for line in section.lines]
-            printed = [cell for line in lines if not line.ours for cell in line.cells]
-            cells = sum(cell.published is not None for cell in printed)
-            measured = sum(None not in (cell.published, cell.measured) for cell in printed)
-        found.append(Summary(name, layout.title, cells, measured, problem))
-    return found
+    for table in tables:
+        lines = [line for section in table.sections for line in section.lines]
+        printed = [cell for line in lines if not line.ours for cell in line.cells]
+        cells = sum(cell.published is not None for cell in printed)
+        measured = sum(None not in (cell.published, cell.measured) for cell in printed)
+        found.append(Summary(table.name, table.title, cells, measured))
+    return found, problems
 
 
 def build(
@@ -146,36 +150,78 @@ def build(
 ) -> Table:
     """Set the records below `results` beside the table `name` of the benchmarks in `folder`.
 
-    Raises BadInput for an unknown table, data kind, profile or task, and where the runs of one
-    comparison do not share source model, data and recipe. What cannot be read is named in
-    `problems`, and the rest is built.
+    Raises BadInput for an unknown table, data kind or profile. What cannot be read or compared
+    is named in `problems` and in its cells, and the rest is built.
     """
-    found = papers.find(folder)
+    _check_kind(data, profile)
+    found, problems = papers.find(folder)
     if name not in found:
-        raise BadInput(unknown("table", name, found))
+        raise BadInput("; ".join([unknown("table", name, found), *problems]))
+    return _build(name, *found[name], _read(results), data, profile)
+
+
+def build_all(
+    results: Path | None,
+    *,
+    data: str | None = None,
+    profile: str | None = None,
+    folder: Path | None = None,
+) -> tuple[list[Table], list[str]]:
+    """Every table, and a message for each benchmark file, record or line that cannot be used."""
+    _check_kind(data, profile)
+    found, problems = papers.find(folder)
+    store = _read(results)
+    tables = [_build(name, *home, store, data, profile) for name, home in found.items()]
+    problems += [problem for table in tables for problem in table.problems]
+    return tables, list(dict.fromkeys(problems))
+
+
+def _check_kind(data: str | None, profile: str | None) -> None:
     if data not in (None, *DATA):
         raise BadInput(unknown("kind of data", data, DATA))
     if profile not in (None, *PROFILES):
         raise BadInput(unknown("profile", profile, PROFILES))
-    home, benchmark = found[name]
-    layout = benchmark.table(name)
-    papers.check_tasks(layout)
-    printed, problems = papers.read_reported(home, benchmark)
-    recorded: list[Record] = []
-    if results is not None and results.is_dir():
-        everything, unreadable = records.read_all(results)
-        recorded = [r for r in everything if r["task"] in {b.task for b in layout.blocks}]
-        problems += unreadable
-    elif results is not None:
-        problems.append(f"{results}: no such folder; nothing has been run into it yet")
-    shown, hidden = _of_one_kind(recorded, data, profile)
 
-    basis = [f"protocol {layout.protocol}"]
+
+def _read(results: Path | None) -> _Store:
+    if results is None:
+        return _Store((), ())
+    if not results.is_dir():
+        return _Store((), [f"{results}: no such folder; nothing has been run into it yet"])
+    return _Store(*records.read_all(results))
+
+
+def _build(
+    name: str,
+    home: Path,
+    benchmark: Benchmark,
+    store: _Store,
+    data: str | None,
+    profile: str | None,
+) -> Table:
+    layout = benchmark.table(name)
+    printed, problems = papers.read_reported(home, benchmark)
+    problems = [*store.problems, *problems]
+    methods = registry.names("methods")
+    absent = {r.name: NO_METHOD for r in layout.rows if not papers.implemented(r.method, methods)}
+    for row in layout.rows:
+        try:
+            papers.check_row(benchmark, layout, row, methods)
+        except BadInput as error:
+            absent[row.name] = "invalid"
+            problems.append(f"{home / 'benchmark.toml'}: {error}")
+    try:
+        papers.check_tasks(layout)
+    except BadInput as error:
+        problems.append(f"{home / 'benchmark.toml'}: {error}")
+    tasks = {b.task for b in layout.blocks} | {c.task for c in layout.columns}
+    shown, hidden = _of_one_kind([r for r in store.records if r["task"] in tasks], data, profile)
+
+    own = [f"; {c.name} by {c.protocol}" for c in layout.columns if c.protocol]
+    basis = [f"protocol {layout.protocol}{''.join(own)}", f"a row asks for {benchmark.seeds} seeds"]
     sections = []
     for block in layout.blocks:
-        section, notes, faults = _section(
-            benchmark, layout, block, [r for r in shown if r["task"] == block.task], printed
-        )
+        section, notes, faults = _section(benchmark, layout, block, shown, printed, absent)
         sections.append(section)
         basis += notes
         problems += dict.fromkeys(faults)
@@ -188,6 +234,7 @@ def build(
         name=name,
         title=layout.title,
         paper=f"{benchmark.paper.title}, {benchmark.paper.venue}",
+        spread=benchmark.spread,
         columns=layout.columns,
         sections=tuple(sections),
         data=shown[0]["data"] if shown else None,
@@ -218,47 +265,74 @@ def _section(
     block: Block,
     shown: Sequence[Record],
     printed: Mapping[Key, Reported],
+    absent: Mapping[str, str],
 ) -> tuple[Section, list[str], list[str]]:
-    """The lines of a block, what they rest on, and what could not be used."""
+    """The lines of a block, what they rest on, and what could not be used.
+
+    absent: row -> why it has no run, where it is not just that nobody ran it.
+    """
     where = f"{layout.name}, {block.name}"
-    rows = [*layout.rows, *_other_methods(layout, shown)]
+    columns = [column for column in layout.columns if not column.mean_of]
+    known = registry.names("tasks")
+    named = dict.fromkeys(column.task or block.task for column in columns)
+    tasks = [task for task in named if task in known]
+    rows = [row for row in layout.rows if tasks or not row.ours]
+    rows += _other_methods(layout, [r for r in shown if r["task"] in tasks])
     matched = {
-        (row.name, column.name): [
-            r for r in shown if _matches(r, papers.full_fields(benchmark, row, column), row, column)
-        ]
+        (row.name, column.name): runs.matching(benchmark, block, row, column, shown)
         for row in rows
-        for column in layout.columns
+        for column in columns
     }
     used = list({r["path"]: r for found in matched.values() for r in found}.values())
-    done = [r for r in used if r["status"] == "done"]
-    _check_one_comparison(where, done)
+    done = {t: [r for r in used if (r["task"], r["status"]) == (t, "done")] for t in tasks}
+    apart: dict[str, str] = {}
+    faults: list[str] = []
+    for task in tasks:
+        outside, mixed = runs.outside(where, done[task])
+        apart |= outside
+        faults += mixed
 
-    lines, faults = [], []
-    methods = registry.names("methods")
+    lines = []
     for row in rows:
+        behind = _behind(layout, block, row, matched, done, apart)
         cells = []
         for column in layout.columns:
-            found = matched[row.name, column.name]
-            runs, twice = _one_per_seed(found)
-            faults += [f"{where}, {row.name}: {fault}" for fault in twice]
-            failed = [r for r in found if r["seed"] not in {run.record["seed"] for run in runs}]
-            if row.method == "source_only":
-                runs, failed = _with_neighbours(runs, done), []
             number = printed.get((layout.name, block.name, row.name, column.name), UNREPORTED)
-            cells.append(
-                _cell(benchmark, layout, block, row, column, number, runs, failed, methods)
-            )
+            has_task = papers.task_of(block, row, column) in tasks or bool(column.mean_of and tasks)
+            verdict = absent.get(row.name, "not run")
+            if not has_task and verdict != "invalid":
+                verdict = "no task"
+            cells.append(_cell(benchmark, block, row, column, number, behind[column.name], verdict))
+            if row.method != "source_only":
+                twice = runs.recorded_twice(matched.get((row.name, column.name), ()))
+                faults += [f"{where}, {row.name}: {fault}" for fault in twice]
         lines.append(Line(row.name, _label(row), row.ours, tuple(cells)))
-    section = Section(block.name, block.task, tuple(lines))
-    by_row = {
-        row.name: {
-            r["path"]: r for column in layout.columns for r in matched[row.name, column.name]
-        }
-        for row in rows
-        if row.read == "last"
-    }
-    empties = _empties(by_row, layout.protocol)
-    return section, _basis(block, done, empties) if done else [], faults
+    section = Section(block.name, ", ".join(tasks) or "no task", tuple(lines))
+    notes = []
+    for task in (task for task in tasks if done[task]):
+        name = block.name if len(tasks) == 1 else f"{block.name}, {task}"
+        notes += _basis(name, done[task], _empties(layout, rows, matched, task))
+    return section, notes, faults
+
+
+def _behind(
+    layout: Layout,
+    block: Block,
+    row: Row,
+    matched: Mapping[tuple[str, str], Sequence[Record]],
+    done: Mapping[str, Sequence[Record]],
+    apart: Mapping[str, str],
+) -> dict[str, Evidence]:
+    """What stands behind each column of a row; `done` holds the comparison of each task."""
+    found = {}
+    for column in (column for column in layout.columns if not column.mean_of):
+        own, task = matched[row.name, column.name], papers.task_of(block, row, column)
+        if row.method == "source_only" and task is not None and task in done:
+            own = runs.with_neighbours(own, done[task], apart)
+        found[column.name] = runs.gather(layout, row, column, own, apart)
+    for column in (column for column in layout.columns if column.mean_of):
+        found[column.name] = runs.mean_of([found[name] for name in column.mean_of])
+    return found
 
 
 def _other_methods(layout: Layout, shown: Sequence[Record]) -> list[Row]:
@@ -270,232 +344,147 @@ def _other_methods(layout: Layout, shown: Sequence[Record]) -> list[Row]:
     return [Row(name=name, method=name, ours=True) for name in sorted(plain - known)]
 
 
-def _matches(record: Record, values: Fields, row: Row, column: Column) -> bool:
-    """Whether a record is a run of this cell.
-
-    A field that the cell overrides must have the cell's value, and one that the user set must have
-    the value it has in this row anyway; all others are at their defaults.
-    """
-    if record["method"] != row.method:
-        return False
-    for name, expected in values.items():
-        have = record["fields"].get(name, {})
-        asked = {*row.overrides.get(name, {}), *column.overrides.get(name, {})}
-        for field in asked | set(record["overrides"].get(name, {})):
-            if field not in expected or field not in have or have[field] != expected[field]:
-                return False
-    return True
-
-
-def _check_one_comparison(where: str, done: Sequence[Record]) -> None:
-    """Raises BadInput where runs of one seed differ in source model or data, or any in recipe."""
-
-    def recipe(record: Record) -> str:
-        return ", ".join(f"{name} {_brief(record['recipe'].get(name))}" for name in varied)
-
-    names = sorted({name for record in done for name in record["recipe"]})
-    varied = [name for name in names if len({_brief(r["recipe"].get(name)) for r in done}) > 1]
-    checks: list[tuple[str, Callable[[Record], Any], Callable[[Record], str]]] = [
-        ("source models", lambda r: r["seed"], lambda r: _brief(r["source_sha256"])),
-        ("states of the data", lambda r: r["seed"], lambda r: _brief(r.get("manifest_sha256"))),
-        ("source recipes", lambda r: None, recipe),
-    ]
-    for what, group, key in checks:
-        groups: dict[Any, dict[str, list[str]]] = {}
-        for record in done:
-            groups.setdefault(group(record), {}).setdefault(key(record), []).append(record["path"])
-        for seed, members in groups.items():
-            if len(members) > 1:
-                of_seed = "" if seed is None else f"seed {seed}, "
-                listed = "; ".join(f"{name}: {_few(paths)}" for name, paths in members.items())
-                raise BadInput(
-                    f"{where}: {of_seed}{len(members)} {what} in one comparison ({listed}); "
-                    "move the records that do not belong here to another folder"
-                )
-
-
-def _one_per_seed(found: Sequence[Record]) -> tuple[list[_Run], list[str]]:
-    """Finished runs in the order of their seeds, and a line for each seed recorded twice."""
-    by_seed: dict[int, list[Record]] = {}
-    for record in found:
-        if record["status"] == "done":
-            by_seed.setdefault(record["seed"], []).append(record)
-    twice = [
-        f"seed {seed} is recorded {len(members)} times, the first counts "
-        f"({_few([r['path'] for r in members])})"
-        for seed, members in sorted(by_seed.items())
-        if len(members) > 1
-    ]
-    return [_Run(r, r["scores"]) for _, (r, *_) in sorted(by_seed.items())], twice
-
-
-def _with_neighbours(runs: Sequence[_Run], done: Sequence[Record]) -> list[_Run]:
-    """Add the unadapted scores that every run carries, for seeds without a run of their own."""
-    by_seed = {r["seed"]: _Run(r, _dig(r, "source_only", "scores")) for r in reversed(done)}
-    by_seed.update({run.record["seed"]: run for run in runs})
-    return [run for _, run in sorted(by_seed.items())]
-
-
 def _cell(
     benchmark: Benchmark,
-    layout: Layout,
     block: Block,
     row: Row,
     column: Column,
     printed: Reported,
-    runs: Sequence[_Run],
-    failed: Sequence[Record],
-    methods: Collection[str],
+    behind: Evidence,
+    absent: str,
 ) -> Cell:
-    notes = [printed.note] if printed.note else []
-    notes += [f"seed {r['seed']} failed: {r.get('reason') or 'no reason recorded'}" for r in failed]
-    if row.read == "best":
-        runs = [_Run(r.record, _dig(r.record, "audit", "best", "scores")) for r in runs]
-        epochs = [_dig(run.record, "audit", "best", "epoch", layout.protocol) for run in runs]
-        listed = ", ".join("none" if epoch is None else str(epoch + 1) for epoch in epochs)
-        notes += [f"best epoch on test labels, from 1: {listed}"] if runs else []
-    values = [_value(run, column, layout.protocol) for run in runs]
-    dropped = sum(
-        _dig(run.scores, layout.protocol, name, column.metric, "undefined") or 0
-        for run in runs
-        for name in column.classes
-    )
-    if dropped:
-        notes.append(f"undefined in {dropped} cases of {len(runs)} runs")
+    """`absent`: the verdict where nothing ran."""
+    values = list(behind.values.values())
     known = [value for value in values if value is not None]
     mean = std = difference = None
-    if known and len(known) == len(values):
+    if known and len(known) == len(values) and not behind.mixed:
         mean = statistics.fmean(known)
         std = statistics.stdev(known) if len(known) > 1 else None
-        if printed.value is not None and runs[0].record["data"] == "real":
+        if printed.value is not None and behind.runs[0].record["data"] == "real":
             difference = mean - printed.value
-    if not runs:
-        missing = "not run" if papers.implemented(row.method, methods) else "not implemented"
-        verdict = "failed" if failed else missing
+    unlike = behind.mixed or behind.apart
+    if not values:
+        verdict = "failed" if behind.failed else absent
+    elif unlike:
+        verdict = f"not comparable ({unlike})"
     elif row.ours:
         verdict = "not in the paper"
-    elif why := _why_not(benchmark, layout, block, row, column, runs, failed, mean):
+    elif why := _why_not(benchmark, block, row, column, behind, mean):
         verdict = f"not comparable ({why})"
     elif difference is None:
         verdict = "not reported"
     else:
         limit = benchmark.tolerance[column.unit].limit + 1e-9
         verdict = "reproduced" if abs(difference) <= limit else "differs"
+    cases = {dig(run.record, "cases", "test") for run in behind.runs}
     return Cell(
         published=printed.value,
         published_std=printed.std,
         measured=mean,
         measured_std=std,
-        seeds=len(runs),
-        failed=len(failed),
+        seeds=len(values),
+        cases=cases.pop() if len(cases) == 1 else None,
+        failed=len(behind.failed),
         difference=difference,
         verdict=verdict,
-        note="; ".join(notes),
+        note="; ".join([*([printed.note] if printed.note else []), *behind.notes]),
     )
 
 
 def _why_not(
     benchmark: Benchmark,
-    layout: Layout,
     block: Block,
     row: Row,
     column: Column,
-    runs: Sequence[_Run],
-    failed: Sequence[Record],
+    behind: Evidence,
     mean: float | None,
 ) -> str | None:
     """The first reason why a measured cell says nothing about the printed one, or None."""
-    record = runs[0].record
-    if record["data"] != "real":
+    records = [run.record for run in behind.runs]
+    if any(record["data"] != "real" for record in records):
         return "phantom data"
-    changed = [
-        f"no {name}" if wanted is True else f"{name} {record['recipe'].get(name)}"
-        for name, wanted in benchmark.recipe.items()
-        if not (
-            record["recipe"].get(name) if wanted is True else record["recipe"].get(name) == wanted
-        )
-    ]
-    changed += [
-        f"{name} {field} {record['fields'][name].get(field)}"
-        for name, values in papers.full_fields(benchmark, row, column).items()
-        for field, wanted in values.items()
-        if name in record["fields"] and record["fields"][name].get(field) != wanted
-    ]
-    if changed or record["profile"] != "paper":
-        return f"profile: {', '.join(changed) or record['profile']}"
+    fields = papers.full_fields(benchmark, row, column)
+    changed = [change for record in records for change in _changed(benchmark, fields, record)]
+    if changed:
+        return f"profile: {', '.join(dict.fromkeys(changed))}"
+    if other := [record["profile"] for record in records if record["profile"] != "paper"]:
+        return f"profile: {other[0]}"
+    if behind.unscored:
+        return f"not scored by {behind.unscored}: run with --protocol {behind.unscored}"
     if mean is None:
         return "undefined in a run"
-    cases = _dig(record, "cases", "test")
-    if column.metric and None not in (cases, block.cases) and cases != block.cases:
-        return f"{cases} test images, {block.cases} in the paper"
-    if row.because:
-        return row.because
-    if failed:
-        return f"{len(failed)} of {len(failed) + len(runs)} runs failed"
+    for cases in [dig(record, "cases", "test") for record in records]:
+        if not column.curve and None not in (cases, block.cases) and cases != block.cases:
+            return f"{cases} test cases, {block.cases} in the paper"
+    if because := row.because or column.because:
+        return because
+    if behind.failed:
+        return f"{len(behind.failed)} of {len(behind.failed) + len(behind.values)} runs failed"
     return None
 
 
-def _value(run: _Run, column: Column, protocol: str) -> float | None:
-    """A run's number in the column's unit; None where it is undefined or not recorded."""
-    if column.curve:
-        curve = _dig(run.record, "curves", run.record["method"].split("+")[-1], column.curve)
-        values = [curve[0] if isinstance(curve, list) and curve else None]
-    else:
-        values = [_dig(run.scores, protocol, c, column.metric, "mean") for c in column.classes]
-    known = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
-    return column.scale * statistics.fmean(known) if len(known) == len(values) else None
+def _changed(benchmark: Benchmark, fields: Fields, record: Record) -> list[str]:
+    """What of the paper's recipe and of the row's fields a run did otherwise."""
+    changed = []
+    for name, wanted in benchmark.recipe.items():
+        have = record["recipe"].get(name)
+        if wanted is True and not have:
+            changed.append(f"no {name}")
+        elif wanted is not True and have != wanted:
+            changed.append(f"{name} {have}")
+    for name, values in fields.items():
+        have = record["fields"].get(name)
+        if have is not None:
+            changed += [f"{name} {f} {have.get(f)}" for f, v in values.items() if have.get(f) != v]
+    return changed
 
 
-def _empties(by_row: Mapping[str, Mapping[str, Record]], protocol: str) -> str:
+def _empties(
+    layout: Layout,
+    rows: Sequence[Row],
+    matched: Mapping[tuple[str, str], Sequence[Record]],
+    task: str,
+) -> str:
     """Empty predictions and references per class and row, over all seeds."""
     counts: Counter[str] = Counter()
-    for row, found in by_row.items():
-        for record in found.values():
-            for name, empty in (_dig(record, "empties", protocol) or {}).items():
+    for row in (row for row in rows if row.read == "last"):
+        found = {
+            r["path"]: r for key, of_row in matched.items() if key[0] == row.name for r in of_row
+        }
+        for record in (record for record in found.values() if record["task"] == task):
+            for name, empty in (dig(record, "empties", layout.protocol) or {}).items():
                 for kind in ("prediction", "reference"):
-                    counts[f"{name} {kind}s of {row}"] += empty.get(kind, 0)
+                    counts[f"{name} {kind}s of {row.name}"] += empty.get(kind, 0)
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "none"
 
 
-def _basis(block: Block, done: Sequence[Record], empties: str) -> list[str]:
+def _basis(where: str, done: Sequence[Record], empties: str) -> list[str]:
     """What a block's numbers rest on: source models, recipe, data, devices and empty masks."""
     recipe = ", ".join(
-        f"{name} {_brief(done[0]['recipe'][name])}" for name in BASIS if done[0]["recipe"].get(name)
+        f"{name} {' or '.join(values)}"
+        for name in BASIS
+        if any(values := _distinct(brief(v) for r in done if (v := r["recipe"].get(name))))
     )
-    sources = {r["seed"]: _brief(r["source_sha256"]) for r in done}
-    manifests = dict.fromkeys(_brief(r.get("manifest_sha256")) for r in done)
-    devices = dict.fromkeys(
+    sources = ", ".join(
+        f"{seed}: {' or '.join(_distinct(brief(r['source_sha256']) for r in members))}"
+        for seed, members in runs.by_seed(done).items()
+    )
+    manifests = _distinct(brief(r.get("manifest_sha256")) for r in done)
+    cases = _distinct(str(dig(r, "cases", "test")) for r in done)
+    devices = _distinct(
         f"{r['device']} {r['precision']} ({r.get('device_name') or 'unnamed'})" for r in done
     )
     return [
-        f"{block.name}: source model of seed "
-        + ", ".join(f"{seed}: {name}" for seed, name in sorted(sources.items()))
-        + f" ({recipe})",
-        f"{block.name}: {done[0]['data']} data {', '.join(manifests)}; on {', '.join(devices)}; "
-        f"empty masks: {empties}",
+        f"{where}: source model of seed {sources} ({recipe})",
+        f"{where}: {done[0]['data']} data {', '.join(manifests)}, {' or '.join(cases)} test cases; "
+        f"on {', '.join(devices)}; empty masks: {empties}",
     ]
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
 
 
 def _label(row: Row) -> str:
     changes = [f"{f}={v}" for fields in row.overrides.values() for f, v in fields.items()]
     return " ".join([row.method, *changes, *(["best epoch"] if row.read == "best" else [])])
-
-
-def _dig(value: Any, *keys: Any) -> Any:
-    """value[key][key]..., None where a level is missing."""
-    for key in keys:
-        if not isinstance(value, Mapping) or key not in value:
-            return None
-        value = value[key]
-    return value
-
-
-def _brief(value: Any) -> str:
-    """The first digits of a hash, the name of a file (its folder differs between machines)."""
-    text = str(value).rpartition("/")[2]
-    return text[:8] if len(text) == 64 else text
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -1,0 +1,268 @@
+"""The runs behind a cell of a table: which belong to it, and which may be set beside each other."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sfdabench.report import benchmark as papers
+from sfdabench.report.benchmark import Benchmark, Block, Column, Fields, Layout, Row
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed behind a cell: its record, and the scores to read from it."""
+
+    record: Record
+    scores: Any
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What stands behind a cell.
+
+    values: seed -> the number in the column's unit, None where it is undefined.
+    failed: the records of seeds without a finished run.
+    mixed: why the runs must not be averaged. apart: why they must not be compared with others.
+    unscored: the protocol that a run was not scored by.
+    """
+
+    runs: tuple[Run, ...] = ()
+    values: Mapping[int, float | None] = field(default_factory=dict)
+    failed: tuple[Record, ...] = ()
+    mixed: str | None = None
+    apart: str | None = None
+    unscored: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Clash:
+    """Where the runs of one comparison differ in what they must share; `members` by its value."""
+
+    what: str
+    plural: str
+    of_seed: str
+    members: Mapping[str, Sequence[Record]]
+
+    def __str__(self) -> str:
+        return f"{len(self.members)} {self.plural}{self.of_seed}: {', '.join(self.members)}"
+
+
+def matching(
+    benchmark: Benchmark, block: Block, row: Row, column: Column, shown: Sequence[Record]
+) -> list[Record]:
+    """The runs of a cell; those of a mean are its columns'."""
+    task = papers.task_of(block, row, column)
+    if task is None or column.mean_of:
+        return []
+    values = papers.full_fields(benchmark, row, column)
+    return [r for r in shown if r["task"] == task and _matches(r, values, row, column)]
+
+
+def _matches(record: Record, values: Fields, row: Row, column: Column) -> bool:
+    """Whether a record is a run of this cell.
+
+    A field that the cell overrides must have the cell's value, and one that the user set must have
+    the value it has in this row anyway; all others are at their defaults.
+    """
+    if record["method"] != row.method:
+        return False
+    for name, expected in values.items():
+        have = record["fields"].get(name, {})
+        asked = {*row.overrides.get(name, {}), *column.overrides.get(name, {})}
+        asked |= set(record["overrides"].get(name, {}))
+        if any(f not in expected or f not in have or have[f] != expected[f] for f in asked):
+            return False
+    return True
+
+
+def _clashes(done: Sequence[Record]) -> list[_Clash]:
+    """Runs of one seed must share source model and data, all of them the source recipe."""
+    names = sorted({name for record in done for name in record["recipe"]})
+    varied = [name for name in names if len({brief(r["recipe"].get(name)) for r in done}) > 1]
+
+    def recipe(record: Record) -> str:
+        return " and ".join(f"{name} {brief(record['recipe'].get(name))}" for name in varied)
+
+    found = []
+    for seed in sorted({record["seed"] for record in done}):
+        of_seed = [record for record in done if record["seed"] == seed]
+        for what, plural, key in (
+            ("source model", "source models", "source_sha256"),
+            ("state of the data", "states of the data", "manifest_sha256"),
+        ):
+            members = _grouped((brief(r.get(key)), r) for r in of_seed)
+            found.append(_Clash(what, plural, f" of seed {seed}", members))
+    members = _grouped((recipe(r), r) for r in done)
+    found.append(_Clash("source recipe", "source recipes", "", members))
+    return [clash for clash in found if len(clash.members) > 1]
+
+
+def _grouped(pairs: Iterable[tuple[str, Record]]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for key, record in pairs:
+        groups.setdefault(key, []).append(record)
+    return groups
+
+
+def outside(where: str, done: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
+    """Path -> why a run cannot be compared with the others, and a message for each clash.
+
+    What most runs share is the comparison; with no majority, all of them are outside.
+    """
+    found: dict[str, str] = {}
+    faults = []
+    for clash in _clashes(done):
+        ranked = sorted(clash.members, key=lambda name: -len(clash.members[name]))
+        first, second = (len(clash.members[name]) for name in ranked[:2])
+        for name, members in clash.members.items():
+            why = str(clash)
+            if first > second:
+                why = f"{clash.what}{clash.of_seed} is {name}, that of the others {ranked[0]}"
+            if first == second or name != ranked[0]:
+                found |= {r["path"]: why for r in members if r["path"] not in found}
+        listed = "; ".join(
+            f"{name}: {_few([r['path'] for r in members])}"
+            for name, members in clash.members.items()
+        )
+        faults.append(
+            f"{where}: {len(clash.members)} {clash.plural}{clash.of_seed} in one comparison "
+            f"({listed}); move the records that do not belong here to another folder"
+        )
+    return found, faults
+
+
+def by_seed(found: Iterable[Record]) -> dict[int, list[Record]]:
+    """The finished runs of each seed, in the order of seeds."""
+    groups: dict[int, list[Record]] = {}
+    for record in found:
+        if record["status"] == "done":
+            groups.setdefault(record["seed"], []).append(record)
+    return dict(sorted(groups.items()))
+
+
+def recorded_twice(found: Sequence[Record]) -> list[str]:
+    """A line for each seed with several runs that may stand for each other."""
+    return [
+        f"seed {seed} is recorded {len(members)} times, the first counts "
+        f"({_few([r['path'] for r in members])})"
+        for seed, members in by_seed(found).items()
+        if len(members) > 1 and not _clashes(members)
+    ]
+
+
+def with_neighbours(
+    found: Sequence[Record], done: Sequence[Record], apart: Mapping[str, str]
+) -> list[Record]:
+    """Runs of the source model, and any others that carry its scores, for seeds without one.
+
+    Runs outside the comparison stand in only where a seed has no others.
+    """
+    own = by_seed(found)
+    others = by_seed(r for r in done if r["path"] not in apart)
+    every = {**by_seed(done), **others, **own}
+    return [record for members in every.values() for record in members]
+
+
+def gather(
+    layout: Layout, row: Row, column: Column, found: Sequence[Record], apart: Mapping[str, str]
+) -> Evidence:
+    """The runs among `found`, one a seed, and what they measured."""
+    seeds = by_seed(found)
+    protocol = column.protocol or layout.protocol
+    runs = [_run(row, members[0]) for members in seeds.values()]
+    failed = tuple(r for r in found if r["status"] != "done" and r["seed"] not in seeds)
+    unscored = any(isinstance(run.scores, Mapping) and protocol not in run.scores for run in runs)
+    done = [record for members in seeds.values() for record in members]
+    clashes = _clashes(done)
+    return Evidence(
+        runs=tuple(runs),
+        values={run.record["seed"]: _value(run, column, protocol) for run in runs},
+        failed=failed,
+        mixed=str(clashes[0]) if clashes else None,
+        apart=next((apart[r["path"]] for r in done if r["path"] in apart), None),
+        unscored=protocol if column.metric and unscored else None,
+        notes=tuple(_notes(row, column, protocol, runs, failed)),
+    )
+
+
+def _notes(
+    row: Row, column: Column, protocol: str, runs: Sequence[Run], failed: Sequence[Record]
+) -> list[str]:
+    notes = [f"seed {r['seed']} failed: {r.get('reason') or 'no reason recorded'}" for r in failed]
+    if row.read == "best" and runs:
+        epochs = [dig(run.record, "audit", "best", "epoch", protocol) for run in runs]
+        listed = ", ".join("none" if epoch is None else str(epoch + 1) for epoch in epochs)
+        notes.append(f"best epoch on test labels, from 1: {listed}")
+    dropped = sum(
+        dig(run.scores, protocol, name, column.metric, "undefined") or 0
+        for run in runs
+        for name in column.classes
+    )
+    if dropped:
+        notes.append(f"undefined in {dropped} cases of {len(runs)} runs")
+    return notes
+
+
+def _run(row: Row, record: Record) -> Run:
+    """Where the row's scores are in a record; those of the source model are in every one."""
+    if row.read == "best":
+        return Run(record, dig(record, "audit", "best", "scores"))
+    if row.method == "source_only" and record["method"] != "source_only":
+        return Run(record, dig(record, "source_only", "scores"))
+    return Run(record, record["scores"])
+
+
+def mean_of(parts: Sequence[Evidence]) -> Evidence:
+    """The plain mean of several columns, for each seed that all of them have."""
+    seeds = [seed for seed in parts[0].values if all(seed in part.values for part in parts)]
+    values: dict[int, float | None] = {}
+    for seed in seeds:
+        known = [value for part in parts if (value := part.values[seed]) is not None]
+        values[seed] = statistics.fmean(known) if len(known) == len(parts) else None
+    return Evidence(
+        runs=tuple(run for part in parts for run in part.runs if run.record["seed"] in values),
+        values=values,
+        failed=tuple({r["path"]: r for part in parts for r in part.failed}.values()),
+        mixed=next((part.mixed for part in parts if part.mixed), None),
+        apart=next((part.apart for part in parts if part.apart), None),
+        unscored=next((part.unscored for part in parts if part.unscored), None),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
+def _value(run: Run, column: Column, protocol: str) -> float | None:
+    """A run's number in the column's unit; None where it is undefined or not recorded."""
+    if column.curve:
+        curve = dig(run.record, "curves", run.record["method"].split("+")[-1], column.curve)
+        values = [curve[0] if isinstance(curve, list) and curve else None]
+    else:
+        values = [dig(run.scores, protocol, c, column.metric, "mean") for c in column.classes]
+    known = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
+    return column.scale * statistics.fmean(known) if len(known) == len(values) else None
+
+
+def dig(value: Any, *keys: Any) -> Any:
+    """value[key][key]..., None where a level is missing."""
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def brief(value: Any) -> str:
+    """The first digits of a hash, the name of a file (its folder differs between machines)."""
+    text = str(value).rpartition("/")[2]
+    return text[:8] if len(text) == 64 else text
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
