@@ -1,0 +1,263 @@
+"""Tables whose cells rest on several tasks or protocols, or on none."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sfdabench.core.errors import BadInput
+from sfdabench.report import benchmark as papers
+from sfdabench.report import render, tables
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PAPERS = {name: papers.read(BENCHMARKS / name) for name in ("osuda", "self_ensembling", "apl")}
+MODALITIES = {"T1": "t2_to_t1", "FLAIR": "t2_to_flair", "T1CE": "t2_to_t1ce"}
+
+
+def means(protocol, classes, **metrics):
+    one = {name: {"mean": mean, "undefined": 0} for name, mean in metrics.items()}
+    return {protocol: dict.fromkeys(classes, one)}
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write a record: put(paper, task, method, seed, scores, **changed keys)."""
+
+    def write(paper, task, method, seed, scores, **keys):
+        recipe = PAPERS[paper].recipe | {"backbone_weights": "imagenet.pth"}
+        record = {
+            **{"schema": 1, "status": "done", "reason": None, "task": task, "method": method},
+            **{"fields": {method: {}}, "overrides": {method: {}}, "seed": seed},
+            **{"profile": "paper", "data": "real", "recipe": recipe, "scores": scores},
+            **{"source_only": {"scores": scores}, "source_sha256": f"{seed}5ce" * 16},
+            **{"deployed_sha256": "d", "device": "cpu", "precision": "float32"},
+            **{"manifest_sha256": "dada" * 16, "cases": {"adapt": 3, "test": 10}, "audit": None},
+            **keys,
+        }
+        folder = tmp_path / "results" / task / method
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{len(list(folder.iterdir()))}.json"
+        path.write_text(json.dumps(record), encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """lines(table) -> (block, row) -> column -> cell."""
+
+    def build(name):
+        table = tables.build(name, tmp_path / "results", folder=BENCHMARKS)
+        names = [column.name for column in table.columns]
+        return {
+            (section.name, line.name): dict(zip(names, line.cells, strict=True))
+            for section in table.sections
+            for line in section.lines
+        }
+
+    return build
+
+
+def tumour(dice, hd=20.0):
+    return means("osuda", ["whole"], dice=dice, hd=hd)
+
+
+def test_each_column_is_read_from_its_task_and_averaged_by_seed(put, lines):
+    for seed, shift in enumerate((0.0, 0.02)):
+        for modality, dice in (("T1", 0.1), ("FLAIR", 0.5), ("T1CE", 0.06)):
+            put("osuda", MODALITIES[modality], "source_only", seed, tumour(dice + shift))
+    cells = lines("osuda-2")["Whole tumour, from T2", "Source only"]
+    measured = {name: cells[f"{name} Dice"].measured for name in (*MODALITIES, "Average")}
+    assert measured == pytest.approx({"T1": 11, "FLAIR": 51, "T1CE": 7, "Average": 23})
+    average = cells["Average Dice"]
+    assert average.measured_std == pytest.approx(2**0.5)  # of 22 and 24
+    assert (average.seeds, average.cases) == (2, 10)
+    assert (average.verdict, cells["T1 Dice"].verdict) == ("reproduced", "differs")
+    assert average.difference == pytest.approx(23 - 22.6)
+    assert cells["Average HD"].measured == pytest.approx(20)
+
+
+def test_an_average_takes_the_seeds_that_all_columns_have(put, lines):
+    for seed in range(2):
+        put("osuda", "t2_to_t1", "adabn", seed, tumour(0.5 + seed / 10))
+        put("osuda", "t2_to_flair", "adabn", seed, tumour(0.5 + seed / 10))
+    row = ("Whole tumour, from T2", "AdaBN")
+    assert lines("osuda-2")[row]["Average Dice"].verdict == "not run"
+    put("osuda", "t2_to_t1ce", "adabn", 1, tumour(0.6))
+    found = lines("osuda-2")[row]
+    assert (found["T1 Dice"].seeds, found["Average Dice"].seeds) == (2, 1)
+    assert found["Average Dice"].measured == pytest.approx(60)
+    assert found["Average Dice"].verdict == "not in the paper"
+
+
+def test_an_average_is_undefined_with_a_column(put, lines):
+    for task in MODALITIES.values():
+        put("osuda", task, "source_only", 0, tumour(0.5, None if task == "t2_to_t1" else 9.0))
+    found = lines("osuda-2")["Whole tumour, from T2", "Source only"]
+    assert found["FLAIR HD"].measured == 9
+    assert found["Average HD"].measured is None
+    assert found["Average HD"].verdict == "not comparable (undefined in a run)"
+
+
+def test_an_average_inherits_what_stands_in_the_way(put, lines, tmp_path):
+    for task in MODALITIES.values():
+        put("osuda", task, "source_only", 0, tumour(0.5))
+    put("osuda", "t2_to_t1", "adabn", 0, tumour(0.5), source_sha256="ff" * 32)
+    found = lines("osuda-2")["Whole tumour, from T2", "AdaBN"]
+    mixed = "not comparable (2 source models of seed 0: 05ce05ce, ffffffff)"
+    assert found["T1 Dice"].verdict == mixed
+    found = lines("osuda-2")["Whole tumour, from T2", "Source only"]
+    assert found["T1 Dice"].verdict == found["Average Dice"].verdict == mixed
+    assert found["FLAIR Dice"].verdict == "differs"
+    basis = tables.build("osuda-2", tmp_path / "results", folder=BENCHMARKS).basis
+    starts = [line.partition(": source")[0] for line in basis if ": source model" in line]
+    assert starts == [f"Whole tumour, from T2, {task}" for task in MODALITIES.values()]
+
+
+def test_the_printed_overall_dice_is_compared_with_none(put, lines):
+    regions = ["whole", "enhancing", "core_osuda", "core_brats"]
+    put("osuda", "hgg2lgg", "source_only", 0, means("osuda", regions, dice=0.5844, hd=41.7))
+    found = lines("osuda-1")["HGG → LGG", "Source only"]
+    why = "not comparable (the printed one is not the mean of its columns)"
+    assert found["Overall Dice"].verdict == why
+    assert found["Overall HD"].verdict == "reproduced"
+
+
+def test_a_column_with_its_own_protocol_says_what_to_run(put, lines):
+    names = ("dice", "iou", "recall", "precision", "specificity")
+    own = means("self_ensembling", ["grey_matter"], **dict.fromkeys(names, 0.8281))
+    put("self_ensembling", "scgm_to_site3", "source_only", 0, own)
+    row = ("Center 3", "Baseline")
+    legacy = "self_ensembling_legacy"
+    found = lines("self-ensembling-1")[row]
+    assert found["Dice"].verdict == "reproduced"
+    assert found["Hausdorff"].verdict == (
+        f"not comparable (not scored by {legacy}: run with --protocol {legacy})"
+    )
+    both = own | means(legacy, ["grey_matter"], hd_rowwise=2.15)
+    put("self_ensembling", "scgm_to_site4", "source_only", 0, both)
+    found = lines("self-ensembling-1")["Center 4", "Baseline"]["Hausdorff"]
+    assert (found.measured, found.verdict) == (2.15, "differs")
+
+
+def test_cells_that_no_task_of_ours_fills(lines, tmp_path):
+    (tmp_path / "results").mkdir()
+    found = lines("self-ensembling-1")
+    for center in ("Center 1", "Center 2"):
+        assert found[center, "Baseline"]["Dice"].verdict == "no task"
+        assert (center, "Supervised") not in found  # one of ours would be empty for ever
+    assert found["Center 4", "Adapted to Center 3"]["Dice"].verdict == "no task"
+    assert found["Center 3", "Baseline"]["Dice"].verdict == "not run"
+
+
+def test_copied_bounds_of_apl(put, lines):
+    organs = ["liver", "right_kidney", "left_kidney", "spleen"]
+    put("apl", "chaos2malbcv", "source_only", 0, means("sifa", organs, dice=0.582),
+        cases={"test": 6})  # fmt: skip
+    found = lines("apl-1")["MRI → CT", "W/o Adaptation"]["Avg"]
+    assert found.measured == pytest.approx(58.2)
+    assert found.verdict == "not comparable (copied from SIFA's paper: other network)"
+
+
+@pytest.mark.parametrize("table", [table.name for p in PAPERS.values() for table in p.tables])
+def test_every_form_of_every_table(table):
+    built = tables.build(table, None, folder=BENCHMARKS)
+    assert built.problems == ()
+    printed = sum(c.published is not None for s in built.sections for n in s.lines for c in n.cells)
+    text = render.text(built)
+    assert "…" not in text  # rich cuts what does not fit
+    assert max(map(len, text.splitlines())) <= render.WIDTH
+    latex = render.latex(built)
+    assert latex.isascii()
+    assert latex.count("{") == latex.count("}")
+    rows = list(csv.DictReader(io.StringIO(render.csv_long(built))))
+    assert sum(bool(row["published"]) for row in rows) == printed
+    wide = list(csv.reader(io.StringIO(render.csv(built))))
+    assert len({len(row) for row in wide}) == 1
+    assert len(wide) == 1 + sum(len(section.lines) for section in built.sections)
+    assert render.markdown(built).startswith(f"### {table}: ")
+
+
+def test_a_wide_csv_sets_measured_beside_published(put, tmp_path):
+    for task in MODALITIES.values():
+        put("osuda", task, "source_only", 0, tumour(0.224))
+    built = tables.build("osuda-2", tmp_path / "results", folder=BENCHMARKS)
+    first = next(csv.DictReader(io.StringIO(render.csv(built))))
+    shown = {name: value for name, value in first.items() if name.startswith("Average Dice")}
+    assert shown == {
+        **{"Average Dice [%]": "22.6", "Average Dice [%] measured": "22.4"},
+        **{"Average Dice [%] std": "", "Average Dice [%] difference": "-0.2"},
+        **{"Average Dice seeds": "1", "Average Dice verdict": "reproduced"},
+    }
+    assert (first["row"], first["run"]) == ("Source only", "source_only")
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """A copy of all benchmarks; copies(paper, old, new) changes one of them."""
+    for name in ("cbmt", *PAPERS):
+        shutil.copytree(BENCHMARKS / name, tmp_path / "benchmarks" / name)
+
+    def change(paper, old, new):
+        path = tmp_path / "benchmarks" / paper / "benchmark.toml"
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        return tmp_path / "benchmarks"
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "row", "message"),
+    [
+        (
+            'mean_teacher = { strong = "identity"',
+            'mean_teacher = { strog = "identity"',
+            "P-L + EMA",
+            "cbmt-2, P-L + EMA strog: unknown field of mean_teacher 'strog': did you mean strong",
+        ),
+        (
+            'P-L", method = "pseudo_label"',
+            'P-L", method = "pseudo_lable"',
+            "P-L",
+            "cbmt-2, P-L: unknown method 'pseudo_lable': did you mean pseudo_label",
+        ),
+    ],
+)
+def test_an_invalid_row_is_named_and_the_rest_rendered(copies, tmp_path, old, new, row, message):
+    folder = copies("cbmt", old, new)
+    table = tables.build("cbmt-2", None, folder=folder)
+    (problem,) = table.problems
+    assert problem.startswith(f"{folder / 'cbmt' / 'benchmark.toml'}: {message}")
+    verdicts = {line.name: line.cells[0].verdict for line in table.sections[0].lines}
+    assert [name for name, verdict in verdicts.items() if verdict == "invalid"] == [row]
+    assert message.partition(":")[0] in " ".join(render.text(table).split())
+
+
+def test_an_unknown_task_empties_its_block_alone(copies):
+    folder = copies("cbmt", '"refuge2drishti"', '"refuge2drishtj"')
+    table = tables.build("cbmt-1", None, folder=folder)
+    assert "unknown task 'refuge2drishtj': did you mean refuge2drishti" in table.problems[0]
+    verdicts = [{line.cells[0].verdict for line in section.lines} for section in table.sections]
+    assert verdicts == [{"not run", "not implemented"}, {"no task"}]
+
+
+def test_a_file_that_cannot_be_read_takes_no_other_with_it(copies):
+    folder = copies("apl", "[paper]", "[paper")
+    assert tables.build("osuda-1", None, folder=folder).problems == ()
+    built, problems = tables.build_all(None, folder=folder)
+    assert {table.name.rpartition("-")[0] for table in built} == {
+        "cbmt",
+        "osuda",
+        "self-ensembling",
+    }
+    (problem,) = problems
+    assert problem.startswith(f"{folder / 'apl' / 'benchmark.toml'}: cannot be read")
+    with pytest.raises(
+        BadInput, match=r"unknown table 'apl-1'.*apl.benchmark.toml: cannot be read"
+    ):
+        tables.build("apl-1", None, folder=folder)
