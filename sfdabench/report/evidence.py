@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sfdabench.report import benchmark as papers
@@ -32,13 +32,13 @@ class Evidence:
     unscored: the protocol that a run was not scored by.
     """
 
-    runs: tuple[Run, ...] = ()
-    values: Mapping[int, float | None] = field(default_factory=dict)
-    failed: tuple[Record, ...] = ()
-    mixed: str | None = None
-    apart: str | None = None
-    unscored: str | None = None
-    notes: tuple[str, ...] = ()
+    runs: tuple[Run, ...]
+    values: Mapping[int, float | None]
+    failed: tuple[Record, ...]
+    mixed: str | None
+    apart: str | None
+    unscored: str | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
