@@ -269,6 +269,20 @@ def full_fields(benchmark: Benchmark, row: Row, column: Column) -> Fields:
     }
 
 
+class Suite:
+    """The names that a benchmark can use and the methods' defaults, asked of the registry once."""
+
+    def __init__(self) -> None:
+        self.methods, self.tasks = registry.names("methods"), registry.names("tasks")
+        self._defaults: dict[str, Any] = {}
+
+    def default(self, method: str) -> Any:
+        """The method with every field at its default; methods import without torch."""
+        if method not in self._defaults:
+            self._defaults[method] = registry.load("methods", method)()
+        return self._defaults[method]
+
+
 def implemented(method: str, methods: Collection[str]) -> bool:
     """Whether every link of a chain is among the registered `methods`."""
     return set(method.split("+")) <= set(methods)
@@ -280,31 +294,30 @@ def task_of(block: Block, row: Row, column: Column) -> str | None:
     return None if row.tasks and task not in row.tasks else task
 
 
-def check_tasks(table: Layout) -> None:
+def check_tasks(table: Layout, suite: Suite) -> None:
     """Raises BadInput where a table names a task that does not exist; imports none."""
-    known = registry.names("tasks")
     named = [(block.name, block.task) for block in table.blocks]
     named += [(column.name, column.task) for column in table.columns]
     named += [(row.name, task) for row in table.rows for task in row.tasks]
     for where, task in named:
-        if task is not None and task not in known:
-            raise BadInput(f"{table.name}, {where}: {unknown('task', task, known)}")
+        if task is not None and task not in suite.tasks:
+            raise BadInput(f"{table.name}, {where}: {unknown('task', task, suite.tasks)}")
 
 
-def check_row(benchmark: Benchmark, table: Layout, row: Row, methods: Collection[str]) -> None:
+def check_row(benchmark: Benchmark, table: Layout, row: Row, suite: Suite) -> None:
     """Raises BadInput where a row names an unknown method or field, or a value it cannot take.
 
-    `methods` are the registered ones; those that the benchmark lists as absent are passed over.
+    Methods that the benchmark lists as absent are passed over.
     """
     where = f"{table.name}, {row.name}"
     for name in row.method.split("+"):
-        if name not in {*methods, *benchmark.absent}:
-            raise BadInput(f"{where}: {unknown('method', name, methods)}")
+        if name not in {*suite.methods, *benchmark.absent}:
+            raise BadInput(f"{where}: {unknown('method', name, suite.methods)}")
     cells = [full_fields(benchmark, row, column) for column in table.columns]
     for cell in {repr(cell): cell for cell in cells}.values():
         for name, given in cell.items():
-            if name in methods:
-                _override(name, given, where)
+            if name in suite.methods:
+                _override(suite, name, given, where)
 
 
 def validate(benchmark: Benchmark) -> None:
@@ -313,19 +326,19 @@ def validate(benchmark: Benchmark) -> None:
     Raises BadInput for an unknown task, class, protocol, metric, method or field, a value that a
     field does not take, and a value in `fields` that is not the default of an existing method.
     """
-    methods = registry.names("methods")
+    suite = Suite()
     for table in benchmark.tables:
-        check_tasks(table)
+        check_tasks(table, suite)
         for column in table.columns:
             _check_metric(table, column)
             for block in table.blocks:
                 _check_classes(table, block, column)
         for row in table.rows:
-            check_row(benchmark, table, row, methods)
+            check_row(benchmark, table, row, suite)
     for name, given in benchmark.fields.items():
-        if name in methods:
-            default = fields.plain(registry.load("methods", name)())
-            changed = fields.plain(_override(name, given, f"fields.{name}"))
+        if name in suite.methods:
+            default = fields.plain(suite.default(name))
+            changed = fields.plain(_override(suite, name, given, f"fields.{name}"))
             for field in given:
                 if changed[field] != default[field]:
                     raise BadInput(
@@ -355,5 +368,5 @@ def _check_classes(table: Layout, block: Block, column: Column) -> None:
             raise BadInput(f"{table.name}, {column.name}: {unknown(kind, name, scored)}")
 
 
-def _override(name: str, given: Mapping[str, Any], where: str) -> Any:
-    return fields.override(registry.load("methods", name)(), given, owner=name, flag=where)
+def _override(suite: Suite, name: str, given: Mapping[str, Any], where: str) -> Any:
+    return fields.override(suite.default(name), given, owner=name, flag=where)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report import benchmark as papers
@@ -26,7 +25,6 @@ from sfdabench.report.benchmark import (
 from sfdabench.report.evidence import Evidence, Record, brief, dig
 from sfdabench.store import records
 
-NO_METHOD = "not implemented"
 UNREPORTED = Reported(None, None, "")
 DATA = ("real", "phantom")
 LIMITS = {"percent": "{:.1f} points", "mm": "{:.1f} mm", "pixel": "{:.1f} px", "1": "{:g}"}
@@ -116,6 +114,22 @@ class _Store:
     problems: Sequence[str]
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    """The runs of a block.
+
+    matched: (row, column) -> the records of a cell. done: task -> its finished ones.
+    apart: path -> why a run cannot be compared with the others.
+    faults: what could not be used.
+    """
+
+    rows: Sequence[Row]
+    matched: Mapping[tuple[str, str], Sequence[Record]]
+    done: Mapping[str, Sequence[Record]]
+    apart: Mapping[str, str]
+    faults: Sequence[str]
+
+
 def list_tables(folder: Path | None = None) -> list[str]:
     """The names of all tables."""
     return list(papers.find(folder)[0])
@@ -157,7 +171,7 @@ def build(
     found, problems = papers.find(folder)
     if name not in found:
         raise BadInput("; ".join([unknown("table", name, found), *problems]))
-    return _build(name, *found[name], _read(results), data, profile)
+    return _build(name, *found[name], papers.Suite(), _read(results), data, profile)
 
 
 def build_all(
@@ -170,8 +184,8 @@ def build_all(
     """Every table, and a message for each benchmark file, record or line that cannot be used."""
     _check_kind(data, profile)
     found, problems = papers.find(folder)
-    store = _read(results)
-    tables = [_build(name, *home, store, data, profile) for name, home in found.items()]
+    suite, store = papers.Suite(), _read(results)
+    tables = [_build(name, *home, suite, store, data, profile) for name, home in found.items()]
     problems += [problem for table in tables for problem in table.problems]
     return tables, list(dict.fromkeys(problems))
 
@@ -195,6 +209,7 @@ def _build(
     name: str,
     home: Path,
     benchmark: Benchmark,
+    suite: papers.Suite,
     store: _Store,
     data: str | None,
     profile: str | None,
@@ -202,16 +217,19 @@ def _build(
     layout = benchmark.table(name)
     printed, problems = papers.read_reported(home, benchmark)
     problems = [*store.problems, *problems]
-    methods = registry.names("methods")
-    absent = {r.name: NO_METHOD for r in layout.rows if not papers.implemented(r.method, methods)}
+    absent = {
+        row.name: "not implemented"
+        for row in layout.rows
+        if not papers.implemented(row.method, suite.methods)
+    }
     for row in layout.rows:
         try:
-            papers.check_row(benchmark, layout, row, methods)
+            papers.check_row(benchmark, layout, row, suite)
         except BadInput as error:
             absent[row.name] = "invalid"
             problems.append(f"{home / 'benchmark.toml'}: {error}")
     try:
-        papers.check_tasks(layout)
+        papers.check_tasks(layout, suite)
     except BadInput as error:
         problems.append(f"{home / 'benchmark.toml'}: {error}")
     tasks = {b.task for b in layout.blocks} | {c.task for c in layout.columns}
@@ -221,10 +239,10 @@ def _build(
     basis = [f"protocol {layout.protocol}{''.join(own)}", f"a row asks for {benchmark.seeds} seeds"]
     sections = []
     for block in layout.blocks:
-        section, notes, faults = _section(benchmark, layout, block, shown, printed, absent)
-        sections.append(section)
-        basis += notes
-        problems += dict.fromkeys(faults)
+        compared = _compare(benchmark, layout, block, shown, suite)
+        sections.append(_section(benchmark, layout, block, compared, printed, absent))
+        problems += compared.faults
+        basis += _basis(layout, block, compared)
     for unit in dict.fromkeys(column.unit for column in layout.columns):
         tolerance = benchmark.tolerance[unit]
         limit = LIMITS[unit].format(tolerance.limit)
@@ -263,19 +281,38 @@ def _section(
     benchmark: Benchmark,
     layout: Layout,
     block: Block,
-    shown: Sequence[Record],
+    compared: _Comparison,
     printed: Mapping[Key, Reported],
     absent: Mapping[str, str],
-) -> tuple[Section, list[str], list[str]]:
-    """The lines of a block, what they rest on, and what could not be used.
+) -> Section:
+    """The lines of a block; `absent` says of a row why it has no run, if not that none was made."""
+    lines = []
+    for row in compared.rows:
+        behind = _behind(layout, block, row, compared)
+        cells = []
+        for column in layout.columns:
+            number = printed.get((layout.name, block.name, row.name, column.name), UNREPORTED)
+            verdict = absent.get(row.name, "not run")
+            has_task = column.mean_of or papers.task_of(block, row, column) in compared.done
+            if verdict != "invalid" and not (compared.done and has_task):
+                verdict = "no task"
+            cells.append(_cell(benchmark, block, row, column, number, behind[column.name], verdict))
+        lines.append(Line(row.name, _label(row), row.ours, tuple(cells)))
+    return Section(block.name, ", ".join(compared.done) or "no task", tuple(lines))
 
-    absent: row -> why it has no run, where it is not just that nobody ran it.
-    """
+
+def _compare(
+    benchmark: Benchmark,
+    layout: Layout,
+    block: Block,
+    shown: Sequence[Record],
+    suite: papers.Suite,
+) -> _Comparison:
+    """Gather the runs of a block; the source model, data and recipe are those of each task."""
     where = f"{layout.name}, {block.name}"
     columns = [column for column in layout.columns if not column.mean_of]
-    known = registry.names("tasks")
     named = dict.fromkeys(column.task or block.task for column in columns)
-    tasks = [task for task in named if task in known]
+    tasks = [task for task in named if task in suite.tasks]
     rows = [row for row in layout.rows if tasks or not row.ours]
     rows += _other_methods(layout, [r for r in shown if r["task"] in tasks])
     matched = {
@@ -287,49 +324,24 @@ def _section(
     done = {t: [r for r in used if (r["task"], r["status"]) == (t, "done")] for t in tasks}
     apart: dict[str, str] = {}
     faults: list[str] = []
-    for task in tasks:
-        outside, mixed = runs.outside(where, done[task])
+    for finished in done.values():
+        outside, mixed = runs.outside(where, finished)
         apart |= outside
         faults += mixed
-
-    lines = []
-    for row in rows:
-        behind = _behind(layout, block, row, matched, done, apart)
-        cells = []
-        for column in layout.columns:
-            number = printed.get((layout.name, block.name, row.name, column.name), UNREPORTED)
-            has_task = papers.task_of(block, row, column) in tasks or bool(column.mean_of and tasks)
-            verdict = absent.get(row.name, "not run")
-            if not has_task and verdict != "invalid":
-                verdict = "no task"
-            cells.append(_cell(benchmark, block, row, column, number, behind[column.name], verdict))
-            if row.method != "source_only":
-                twice = runs.recorded_twice(matched.get((row.name, column.name), ()))
-                faults += [f"{where}, {row.name}: {fault}" for fault in twice]
-        lines.append(Line(row.name, _label(row), row.ours, tuple(cells)))
-    section = Section(block.name, ", ".join(tasks) or "no task", tuple(lines))
-    notes = []
-    for task in (task for task in tasks if done[task]):
-        name = block.name if len(tasks) == 1 else f"{block.name}, {task}"
-        notes += _basis(name, done[task], _empties(layout, rows, matched, task))
-    return section, notes, faults
+    for (row, _), found in matched.items():
+        faults += [f"{where}, {row}: {fault}" for fault in runs.recorded_twice(found)]
+    return _Comparison(rows, matched, done, apart, tuple(dict.fromkeys(faults)))
 
 
-def _behind(
-    layout: Layout,
-    block: Block,
-    row: Row,
-    matched: Mapping[tuple[str, str], Sequence[Record]],
-    done: Mapping[str, Sequence[Record]],
-    apart: Mapping[str, str],
-) -> dict[str, Evidence]:
-    """What stands behind each column of a row; `done` holds the comparison of each task."""
+def _behind(layout: Layout, block: Block, row: Row, compared: _Comparison) -> dict[str, Evidence]:
+    """What stands behind each column of a row."""
     found = {}
     for column in (column for column in layout.columns if not column.mean_of):
-        own, task = matched[row.name, column.name], papers.task_of(block, row, column)
-        if row.method == "source_only" and task is not None and task in done:
-            own = runs.with_neighbours(own, done[task], apart)
-        found[column.name] = runs.gather(layout, row, column, own, apart)
+        own = compared.matched[row.name, column.name]
+        finished = compared.done.get(papers.task_of(block, row, column) or "", ())
+        if row.method == "source_only":
+            own = runs.with_neighbours(own, finished, compared.apart)
+        found[column.name] = runs.gather(layout, row, column, own, compared.apart)
     for column in (column for column in layout.columns if column.mean_of):
         found[column.name] = runs.mean_of([found[name] for name in column.mean_of])
     return found
@@ -439,46 +451,47 @@ def _changed(benchmark: Benchmark, fields: Fields, record: Record) -> list[str]:
     return changed
 
 
-def _empties(
-    layout: Layout,
-    rows: Sequence[Row],
-    matched: Mapping[tuple[str, str], Sequence[Record]],
-    task: str,
-) -> str:
+def _empties(layout: Layout, compared: _Comparison, task: str) -> str:
     """Empty predictions and references per class and row, over all seeds."""
     counts: Counter[str] = Counter()
-    for row in (row for row in rows if row.read == "last"):
-        found = {
-            r["path"]: r for key, of_row in matched.items() if key[0] == row.name for r in of_row
-        }
-        for record in (record for record in found.values() if record["task"] == task):
+    for row in (row for row in compared.rows if row.read == "last"):
+        of_row = [found for key, found in compared.matched.items() if key[0] == row.name]
+        unique = {r["path"]: r for found in of_row for r in found if r["task"] == task}
+        for record in unique.values():
             for name, empty in (dig(record, "empties", layout.protocol) or {}).items():
                 for kind in ("prediction", "reference"):
                     counts[f"{name} {kind}s of {row.name}"] += empty.get(kind, 0)
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "none"
 
 
-def _basis(where: str, done: Sequence[Record], empties: str) -> list[str]:
+def _basis(layout: Layout, block: Block, compared: _Comparison) -> list[str]:
     """What a block's numbers rest on: source models, recipe, data, devices and empty masks."""
-    recipe = ", ".join(
-        f"{name} {' or '.join(values)}"
-        for name in BASIS
-        if any(values := _distinct(brief(v) for r in done if (v := r["recipe"].get(name))))
-    )
-    sources = ", ".join(
-        f"{seed}: {' or '.join(_distinct(brief(r['source_sha256']) for r in members))}"
-        for seed, members in runs.by_seed(done).items()
-    )
-    manifests = _distinct(brief(r.get("manifest_sha256")) for r in done)
-    cases = _distinct(str(dig(r, "cases", "test")) for r in done)
-    devices = _distinct(
-        f"{r['device']} {r['precision']} ({r.get('device_name') or 'unnamed'})" for r in done
-    )
-    return [
-        f"{where}: source model of seed {sources} ({recipe})",
-        f"{where}: {done[0]['data']} data {', '.join(manifests)}, {' or '.join(cases)} test cases; "
-        f"on {', '.join(devices)}; empty masks: {empties}",
-    ]
+    lines = []
+    for task, done in compared.done.items():
+        if not done:
+            continue
+        where = block.name if len(compared.done) == 1 else f"{block.name}, {task}"
+        recipe = ", ".join(
+            f"{name} {' or '.join(values)}"
+            for name in BASIS
+            if (values := _distinct(brief(v) for r in done if (v := r["recipe"].get(name))))
+        )
+        sources = ", ".join(
+            f"{seed}: {' or '.join(_distinct(brief(r['source_sha256']) for r in members))}"
+            for seed, members in runs.by_seed(done).items()
+        )
+        manifests = _distinct(brief(r.get("manifest_sha256")) for r in done)
+        cases = _distinct(str(dig(r, "cases", "test")) for r in done)
+        devices = _distinct(
+            f"{r['device']} {r['precision']} ({r.get('device_name') or 'unnamed'})" for r in done
+        )
+        lines += [
+            f"{where}: source model of seed {sources} ({recipe})",
+            f"{where}: {done[0]['data']} data {', '.join(manifests)}, "
+            f"{' or '.join(cases)} test cases; on {', '.join(devices)}; "
+            f"empty masks: {_empties(layout, compared, task)}",
+        ]
+    return lines
 
 
 def _distinct(values: Iterable[str]) -> list[str]:
