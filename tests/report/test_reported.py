@@ -11,8 +11,6 @@ from sfdabench.core.errors import BadInput
 from sfdabench.report import benchmark as papers
 
 CBMT = Path(__file__).parents[2] / "benchmarks" / "cbmt"
-NUMBERS = {"cbmt-1": (56, 48), "cbmt-2": (12, 0), "cbmt-3": (10, 0), "cbmt-s1": (72, 72)}
-NUMBERS["cbmt-s2"] = (4, 0)
 
 
 @pytest.fixture(scope="module")
@@ -31,25 +29,6 @@ def printed(benchmark):
 def copy(tmp_path):
     shutil.copytree(CBMT, tmp_path / "cbmt")
     return tmp_path / "cbmt"
-
-
-def test_every_cell_of_every_table_has_its_line(benchmark, printed):
-    cells = {
-        (table.name, block.name, row.name, column.name)
-        for table in benchmark.tables
-        for block in table.blocks
-        for row in table.rows
-        for column in table.columns
-        if not row.ours
-    }
-    assert cells == set(printed)
-
-
-@pytest.mark.parametrize("table", NUMBERS)
-def test_count_of_numbers(printed, table):
-    mine = [number for key, number in printed.items() if key[0] == table]
-    assert sum(n.value is not None for n in mine) == NUMBERS[table][0]
-    assert sum(n.std is not None for n in mine) == NUMBERS[table][1]
 
 
 def test_a_dash_says_so_and_has_no_spread(printed):
@@ -89,10 +68,6 @@ def test_numbers_that_the_paper_gives_twice(printed):
         printed["cbmt-1", "RIM-ONE-r3", row, "Disc Dice"].value for row in ("CBMT(Ours)", "DPL [4]")
     )
     assert ours - best == pytest.approx(3.23)  # "dice gains by 3.23 on disc", §3.1
-
-
-def test_names_and_values_fit_the_registry(benchmark):
-    papers.validate(benchmark)
 
 
 def edit(folder, name, old, new):
