@@ -58,6 +58,7 @@ def check_is_a_frozen_dataclass_with_a_docstring(entry: type[Method]) -> None:
     without = [f.name for f in dataclasses.fields(entry) if f.default is dataclasses.MISSING]
     assert not without, f"fields without a default: {without}"
     _smoke(entry)
+    override(entry(), entry.phantom, owner=entry.__name__)
 
 
 def check_reads_like_its_paper(entry: type[Method]) -> None:

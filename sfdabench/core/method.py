@@ -29,11 +29,13 @@ class Method:
 
     paper: the publication, None for a control of ours.
     needs: what it asks for; strictly source-free, label-free and offline by default.
+    phantom: field values of the phantom profile, where the paper's schedule would take too long.
     smoke: field values that make a run take seconds, for the contract checks.
     """
 
     paper: ClassVar[Paper | None] = None
     needs: ClassVar[Needs] = Needs()
+    phantom: ClassVar[Mapping[str, Any]] = {}
     smoke: ClassVar[Mapping[str, Any]] = {}
 
     def adapt(self, context: Context) -> nn.Module:

@@ -50,6 +50,7 @@ class APL(Method):
     needs = Needs(
         heads=("softmax",), network=frozenset({"auxiliary"}), changes=frozenset({"parameters"})
     )
+    phantom = {"epochs": 5}
     smoke = {"epochs": 2, "batch_size": 4}
 
     def adapt(self, context: Context) -> nn.Module:

@@ -36,6 +36,7 @@ class EntropyMinimisation(Method):
         "CVPR 2019",
         "https://arxiv.org/abs/1811.12833",
     )
+    phantom = {"epochs": 5}
     smoke = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3}
 
     def adapt(self, context: Context) -> nn.Module:

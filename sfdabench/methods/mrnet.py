@@ -49,6 +49,7 @@ class MRNet(Method):
         "https://github.com/layumi/Seg-Uncertainty",
     )
     needs = Needs(heads=("softmax",), network=frozenset({"auxiliary"}))
+    phantom = {"epochs": 5}
     smoke = {"epochs": 2, "batch_size": 4}
 
     def adapt(self, context: Context) -> nn.Module:

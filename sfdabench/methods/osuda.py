@@ -55,6 +55,7 @@ class OSUDA(Method):
         "https://arxiv.org/abs/2106.12497",
     )
     needs = Needs(network=frozenset({"batch_norm"}))
+    phantom = {"epochs": 5}
     smoke = {"epochs": 2, "batch_size": 4}
 
     def adapt(self, context: Context) -> nn.Module:

@@ -51,6 +51,7 @@ class SelfEnsembling(Method):
         "https://github.com/neuropoly/domainadaptation",
     )
     needs = Needs(source_data=True)
+    phantom = {"epochs": 20}
     smoke = {"epochs": 2, "batch_size": 4, "ema_switch": 1.0}
 
     def adapt(self, context: Context) -> nn.Module:

@@ -43,6 +43,7 @@ class SelfEnsemblingSF(Method):
         "NeuroImage 2019",
         "https://github.com/neuropoly/domainadaptation",
     )
+    phantom = {"epochs": 20}
     smoke = {"epochs": 2, "batch_size": 4, "ema_switch": 1.0}
 
     def adapt(self, context: Context) -> nn.Module:

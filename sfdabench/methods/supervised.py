@@ -26,6 +26,7 @@ class Supervised(Method):
     augmentation: Literal["task", "none", "fundus"] = "task"  # ours: the task's mild view
 
     needs = Needs(target_labels=True)
+    phantom = {"epochs": 10, "lr_decay": 0.8}
     smoke = {"epochs": 2, "batch_size": 4}
 
     def adapt(self, context: Context) -> nn.Module:

@@ -44,6 +44,7 @@ class Threshold(Method):
         "no public code",
     )
     needs = Needs(changes=frozenset({"parameters"}))
+    phantom = {"epochs": 5}
     smoke = {"epochs": 2, "batch_size": 4}
 
     def adapt(self, context: Context) -> nn.Module:

@@ -140,7 +140,10 @@ def _configurable(entry: Any, kind: str) -> list[str]:
         flag = "--source-set"
     if fields := field_rows(entry):
         lines += ["", f"fields ({flag} FIELD=VALUE):"]
+        shorter = getattr(entry, "phantom", {})
         for name, default, takes, origin in fields:
             note = f"  # {origin}" if origin else ""
+            if name in shorter:
+                note += f"; {shorter[name]!r} in the phantom profile"
             lines.append(f"  {name} = {default!r} ({takes}){note}")
     return lines

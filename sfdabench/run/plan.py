@@ -149,11 +149,11 @@ def choose_device(flag: str) -> str:
 
 
 def choose_methods(
-    names: str, settings: Sequence[str]
+    names: str, settings: Sequence[str], profile: str
 ) -> tuple[tuple[tuple[str, Method], ...], dict[str, dict[str, Any]]]:
     """'a+b' and --set texts -> the chain, and per method the fields that differ from defaults.
 
-    In a chain a field is named `method.field` where both methods have it.
+    Defaults are those of the profile. In a chain a field is named `method.field` where both methods have it.
     """
     wanted = names.split("+")
     classes = {name: registry.load("methods", name) for name in wanted}
@@ -173,7 +173,8 @@ def choose_methods(
         changes[(owners or wanted)[0]][full] = value
     chain, differing = [], {}
     for name in wanted:
-        default = classes[name]()
+        usual = classes[name].phantom if profile == "phantom" else {}
+        default = override(classes[name](), usual, owner=f"method {name}, phantom")
         method = override(default, changes[name], owner=f"method {name}")
         chain.append((name, method))
         before, after = plain(default), plain(method)
@@ -269,18 +270,18 @@ def resolve(
     progress = progress or Progress(quiet=True)
     task = registry.canonical("tasks", task)
     value: Task = registry.load("tasks", task)
-    chain, overrides = choose_methods(method, settings)
+    root = data_root(data)
+    kind: Literal["phantom", "real"] = "phantom" if root is None else "real"
+    chosen = profile or ("phantom" if root is None else "paper")
+    if chosen not in value.profiles:
+        raise BadInput(f"--profile {chosen}: {unknown('profile', chosen, value.profiles)}")
+    chain, overrides = choose_methods(method, settings, chosen)
     for name, instance in chain:
         if value.head not in instance.needs.heads:
             raise BadInput(
                 f"method {name} is defined for {' and '.join(instance.needs.heads)} heads, "
                 f"task {task} has a {value.head} head"
             )
-    root = data_root(data)
-    kind: Literal["phantom", "real"] = "phantom" if root is None else "real"
-    chosen = profile or ("phantom" if root is None else "paper")
-    if chosen not in value.profiles:
-        raise BadInput(f"--profile {chosen}: {unknown('profile', chosen, value.profiles)}")
     recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
     for name, instance in chain:
         lacking = instance.needs.network - network.features

@@ -36,7 +36,7 @@ TASK = Task(
         ),
         "phantom": Recipe(
             size=64,
-            network="unet_small",
+            network="unet_dual",  # two heads, as the paper's
             network_fields={"width": 16, "depth": 4},  # ours: smaller ones find the liver only
             augmentation="anatomy",
             loss="cross_entropy_dice",

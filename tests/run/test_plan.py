@@ -133,3 +133,14 @@ def test_an_alias_is_the_entry_itself(tmp_path):
     assert registry.load("tasks", "mr2ct") is registry.load("tasks", "chaos2malbcv")
     assert registry.load("datasets", "btcv") is registry.load("datasets", "malbcv")
     assert registry.kinds_of("mr2ct") == ["tasks"]
+
+
+def test_phantom_values_hold_in_the_phantom_profile_only(tmp_path):
+    short = plan(tmp_path, method="supervised")
+    assert short.profile == "phantom"
+    assert short.chain[0][1].epochs == 10
+    assert short.overrides == {"supervised": {}}
+    changed = plan(tmp_path, method="supervised", settings=["epochs=3"])
+    assert changed.chain[0][1].epochs == 3
+    assert changed.overrides == {"supervised": {"epochs": 3}}
+    assert plan(tmp_path, method="supervised", profile="paper").chain[0][1].epochs == 40
