@@ -51,8 +51,8 @@ class SelfEnsembling(Method):
         "https://github.com/neuropoly/domainadaptation",
     )
     needs = Needs(source_data=True)
-    phantom = {"epochs": 20}
-    smoke = {"epochs": 2, "batch_size": 4, "ema_switch": 1.0}
+    phantom = {"epochs": 20, "ema": 0.99}
+    smoke = {"epochs": 3, "batch_size": 4, "ema_switch": 1.0}  # so that all resumed state counts
 
     def adapt(self, context: Context) -> nn.Module:
         """Equation 3; both models in train mode, so the teacher's dropout is on."""

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class SelfEnsemblingSF(Method):
     """Ours: `self_ensembling` less its supervised step, from methods-cross-modality.md §6.4.
 
-    Nothing but the slow teacher holds the student to its labels, and Adam is blind to the scale of
-    a single loss: `weight` and its ramp count only against the L2 penalty. An epoch is a pass
-    over the target.
+    Nothing but the teacher's slowness keeps what the source taught. Adam divides the scale of a
+    single loss out, so `weight` counts chiefly against the L2 penalty. An epoch is a pass over
+    the target.
     """
 
     epochs: PositiveInt = 350  # as self_ensembling
@@ -43,8 +43,8 @@ class SelfEnsemblingSF(Method):
         "NeuroImage 2019",
         "https://github.com/neuropoly/domainadaptation",
     )
-    phantom = {"epochs": 20}
-    smoke = {"epochs": 2, "batch_size": 4, "ema_switch": 1.0}
+    phantom = {"epochs": 20, "ema": 0.99}
+    smoke = {"epochs": 3, "batch_size": 4, "ema_switch": 1.0}  # so that all resumed state counts
 
     def adapt(self, context: Context) -> nn.Module:
         """The consistency term of equation 3; both models in train mode."""

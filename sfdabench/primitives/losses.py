@@ -70,8 +70,9 @@ def consistency_loss(
     """How far a student's logits are from a teacher's probabilities, both (B, K, H, W).
 
     kind: "mse", the mean over pixels and channels; "cross_entropy" or "dice" with the soft map as
-    the target. These two are no distances: least where the student is surer than the teacher, not
-    where it equals it (Perone et al., NeuroImage 2019, equations 7, 8 and 4, and §4.5).
+    the target. Neither of these is a distance: where the two agree, cross-entropy is least but not
+    0, and Dice is not even least: it asks for a student surer than its teacher (Perone et al.,
+    NeuroImage 2019, equations 7, 8 and 4, and §4.5; equation 8 has the sides swapped, not so code).
     """
     if kind == "mse":
         return F.mse_loss(probabilities(logits, head), soft)

@@ -12,8 +12,8 @@ def plugins(tmp_path, monkeypatch):
 
 
 def test_unknown_name_suggests_near_ones():
-    with pytest.raises(BadInput, match=r"unknown method 'cbtm': did you mean cbmt"):
-        registry.load("methods", "cbtm")
+    with pytest.raises(BadInput, match=r"unknown method 'cbmtt': did you mean cbmt"):
+        registry.load("methods", "cbmtt")
 
 
 def test_listing_imports_nothing(plugins):

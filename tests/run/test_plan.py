@@ -15,7 +15,7 @@ def plan(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "cbtm"}, "unknown method 'cbtm': did you mean cbmt"),
+        ({"method": "cbmtt"}, "unknown method 'cbmtt': did you mean cbmt"),
         ({"task": "tinny"}, "unknown task 'tinny': did you mean tiny"),
         ({"profile": "papper"}, "unknown profile 'papper': did you mean paper"),
         ({"settings": ["emma=0.9"]}, "did you mean ema"),
