@@ -153,7 +153,8 @@ def choose_methods(
 ) -> tuple[tuple[tuple[str, Method], ...], dict[str, dict[str, Any]]]:
     """'a+b' and --set texts -> the chain, and per method the fields that differ from defaults.
 
-    Defaults are those of the profile. In a chain a field is named `method.field` where both methods have it.
+    Defaults are those of the profile. In a chain a field is named `method.field` where both
+    methods have it.
     """
     wanted = names.split("+")
     classes = {name: registry.load("methods", name) for name in wanted}
