@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from sfdabench.core.dataset import Dataset
     from sfdabench.report.tables import Table
     from sfdabench.run.plan import Run
+    from sfdabench.run.regress import Regression
+    from sfdabench.run.sweep import Sweep
 
 KINDS = ("methods", "tasks", "datasets", "networks", "protocols", "tables")
 
@@ -69,8 +72,8 @@ def _stop(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _use_plugins(_: click.Context, __: click.Parameter, folder: Path | None) -> None:
-    if folder is not None:
+def _use_plugins(_: click.Context, __: click.Parameter, folders: tuple[Path, ...]) -> None:
+    for folder in folders:
         from sfdabench.core.registry import add_plugins
 
         add_plugins(folder)
@@ -80,6 +83,7 @@ def plugins(command: Callable[..., Any]) -> Callable[..., Any]:
     """The flag --plugins DIR."""
     return click.option(
         "--plugins",
+        multiple=True,
         type=click.Path(path_type=Path),
         envvar="SFDABENCH_PLUGINS",
         callback=_use_plugins,
@@ -89,6 +93,28 @@ def plugins(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of the records.",
+)
+source_set_option = click.option(
+    "--source-set",
+    "source_settings",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Field of the source recipe or its network, such as size=128 or epochs=30.",
+)
+device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs at a time, each in a process of its own with its share of the cores.",
+)
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -111,23 +137,11 @@ def cli() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Run SEED, SEED+1, ...")
 @data_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of the records.",
-)
+@out_option
 @click.option("--profile", help="paper (default on real data) or phantom (default without data).")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Field of a method.")
-@click.option(
-    "--source-set",
-    "source_settings",
-    multiple=True,
-    metavar="FIELD=VALUE",
-    help="Field of the source recipe or its network, such as size=128 or epochs=30.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@source_set_option
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16", "float16"]),
@@ -144,6 +158,13 @@ def cli() -> None:
 )
 @click.option("--force", is_flag=True, help="Run again although a record exists.")
 @click.option("--json", "as_json", is_flag=True, help="One object a run on standard output.")
+@click.option(
+    "--stop-with-stdin",
+    is_flag=True,
+    hidden=True,  # of the workers of `sweep` and `regress`, which must not outlive them
+    expose_value=False,
+    callback=lambda _, __, given: _stop_with_stdin() if given else None,
+)
 @plugins
 def run(
     method: str,
@@ -205,6 +226,18 @@ def run(
         else:
             _print_scores(record, one.record_path)
     return 1 if failures else 0
+
+
+def _stop_with_stdin() -> None:
+    """Leave at once when standard input closes; what is saved is whole at any moment."""
+    import threading
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            continue
+        os._exit(130)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _shown(path: Path) -> Path:
@@ -283,6 +316,182 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
                 f"{audit['last']['epoch'] + 1}, {100 * gap:.2f} Dice points above the last"
             )
     click.echo(f"record: {_shown(path)}")
+
+
+@cli.command()
+@click.argument("benchmark")
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; repeatable.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,  # ours: one seed says little
+    show_default=True,
+    help="Run SEED, SEED+1, ...",
+)
+@data_option
+@out_option
+@click.option("--profile", help="paper (default on real data) or phantom (default without data).")
+@source_set_option
+@device_option
+@jobs_option
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--retry-failed", is_flag=True, help="Run again what has a record of a failure.")
+@click.option("--json", "as_json", is_flag=True, help="One object on standard output.")
+@plugins
+def sweep(
+    benchmark: str,
+    tasks: tuple[str, ...],
+    seed: int,
+    seeds: int,
+    data: Path | None,
+    out: Path,
+    profile: str | None,
+    source_settings: tuple[str, ...],
+    device: str,
+    jobs: int,
+    dry_run: bool,
+    retry_failed: bool,
+    as_json: bool,
+) -> int:
+    """Run all that the tables of BENCHMARK ask for and that has no record yet.
+
+    BENCHMARK: a folder of benchmarks/ by its name, such as cbmt, or a folder with a
+    benchmark.toml. After an interruption the same command goes on.
+    """
+    from sfdabench.core.progress import Progress
+    from sfdabench.run.board import board
+    from sfdabench.run.sweep import plan, results
+    from sfdabench.run.workers import Outcome, carry_out, threads
+
+    progress = Progress()
+    planned = plan(
+        benchmark,
+        seeds=range(seed, seed + seeds),
+        out=out,
+        tasks=tasks,
+        data=data,
+        profile=profile,
+        source_settings=source_settings,
+        device=device,
+        retry_failed=retry_failed,
+        progress=progress,
+    )
+    if not as_json:
+        _print_plan(planned)
+    progress.say(planned.forecast(jobs))
+    for problem in planned.problems:
+        progress.say(problem)
+
+    ended: list[Outcome] = []
+    interrupted = False
+    if not dry_run and planned.jobs:
+        with board(len(planned.jobs)) as shown:
+            try:
+                for outcome in carry_out(
+                    planned.jobs, at_once=jobs, variables=threads(jobs), board=shown
+                ):
+                    ended.append(outcome)
+            except KeyboardInterrupt:
+                interrupted = True
+    found = results(planned, ended)
+    if as_json:
+        click.echo(json.dumps(found))
+    elif not dry_run:
+        for one in found["runs"]:
+            if one["state"] == "failed":
+                what = f"{one['method']} on {one['task']}, seed {one['seed']}"
+                click.echo(f"failed {what}: {one['reason']}")
+        click.echo(", ".join(f"{count} {state}" for state, count in found["counts"].items()))
+    if interrupted:
+        raise click.Abort
+    return 1 if found["counts"]["failed"] and not dry_run else 0
+
+
+def _print_plan(planned: Sweep) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from sfdabench.run.board import duration
+
+    first = planned.planned[0].run
+    label = "PHANTOM" if first.data == "phantom" else "real"
+    table = Table(title=f"{label} data, {first.profile} profile")
+    for column in ("state", "task", "method", "seed", "estimate"):
+        table.add_column(column)
+    for one in planned.planned:
+        job = one.job
+        time = "" if one.state != "to run" else "unknown"
+        time = time if one.seconds is None else duration(one.seconds)
+        table.add_row(*map(Text, (one.state, job.task, job.method, str(job.seed), time)))
+    for skipped in planned.skipped:
+        table.add_row(*map(Text, ("cannot run", skipped.task, skipped.method, "", skipped.reason)))
+    Console(width=max(100, Console().width)).print(table)
+
+
+@cli.command()
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; repeatable.")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method.")
+@jobs_option
+@click.option("--update", is_flag=True, help="Measure all seeds and write them as the reference.")
+@click.option("--reason", help="Why the scores may move: a line of the change log. With --update.")
+@click.option("--json", "as_json", is_flag=True, help="One object on standard output.")
+@plugins
+def regress(
+    tasks: tuple[str, ...],
+    methods: tuple[str, ...],
+    jobs: int,
+    update: bool,
+    reason: str | None,
+    as_json: bool,
+) -> int:
+    """Repeat the runs of results/reference on the phantom and say which scores moved.
+
+    Exit code 1 where a score moved beyond its tolerance, a claim fails or a run does.
+    """
+    from sfdabench.core.progress import Progress
+    from sfdabench.run import regress as runs
+
+    progress, folder = Progress(), runs.default_folder()
+    if update and not (reason or "").strip():
+        raise BadInput("--update: say with --reason TEXT why the scores may move")
+    if reason is not None and not update:
+        raise BadInput("--reason: goes with --update; without it nothing is written")
+    if update:
+        found = runs.update(
+            folder,
+            runs.changelog_folder(),
+            str(reason),
+            tasks=tasks,
+            methods=methods,
+            jobs=jobs,
+            progress=progress,
+        )
+    else:
+        found = runs.regress(folder, tasks=tasks, methods=methods, jobs=jobs, progress=progress)
+    if as_json:
+        click.echo(json.dumps(found.summary))
+    else:
+        _print_regression(found)
+    return 1 if found.failed or found.claims or not (update or found.sound) else 0
+
+
+def _print_regression(found: Regression) -> None:
+    for outcome in found.failed:
+        click.echo(f"failed {outcome.job.name}: {outcome.reason}")
+    for change in found.changes:
+        click.echo(f"{change.state} {change}")
+    for claim in found.claims:
+        click.echo(f"claim fails: {claim}")
+    for score in found.blind:
+        click.echo(f"blind {score.name}: {score.value:.4f}, tolerance {score.tolerance:.4f}")
+    states = Counter(change.state for change in found.changes)
+    counts = "".join(f", {states[name]} {name}" for name in ("moved", "lost", "new", "within"))
+    click.echo(
+        f"{found.measured} scores measured{counts}; {len(found.claims)} claims and "
+        f"{len(found.failed)} runs failed"
+    )
 
 
 @cli.command()

@@ -15,6 +15,10 @@ class AbsentData(DataFault):
     """A root holds other things, but no layout of this data set."""
 
 
+class Incompatible(BadInput):
+    """A method that is not defined for this task's head or this network."""
+
+
 class RunFailed(Exception):
     """A run began and could not be finished; its record says why (exit code 1)."""
 

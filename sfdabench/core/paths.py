@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from sfdabench.core.errors import BadInput
+from sfdabench.core.registry import PACKAGE
 
 
 def cache_root() -> Path:
@@ -60,9 +61,12 @@ def check_writable(folder: Path, flag: str, need_bytes: int = 0) -> None:
         )
 
 
+def checkout() -> Path | None:
+    """The checkout that this package runs from; None in a wheel."""
+    return PACKAGE.parent if (PACKAGE.parent / "setup.cfg").is_file() else None
+
+
 def shipped(folder: str) -> Path:
     """One of the data folders (benchmarks, datasets, results): the checkout's, else the wheel's."""
-    package = Path(__file__).parent.parent
-    if (package.parent / "setup.cfg").is_file():
-        return package.parent / folder
-    return package / "shipped" / folder
+    root = checkout()
+    return (root or PACKAGE / "shipped") / folder

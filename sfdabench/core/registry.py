@@ -45,6 +45,11 @@ def add_plugins(folder: Path) -> None:
         _plugins.append(folder)
 
 
+def plugin_folders() -> list[Path]:
+    """The folders given to `add_plugins`, in order."""
+    return list(_plugins)
+
+
 def _sources(kind: str) -> dict[str, Callable[[], ModuleType]]:
     """Name -> a function that imports the entry; a name given twice is an error."""
     folder = FOLDERS[kind]

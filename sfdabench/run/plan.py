@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sfdabench
 from sfdabench.core import registry
 from sfdabench.core.dataset import Case, Dataset
-from sfdabench.core.errors import BadInput, DataFault
+from sfdabench.core.errors import BadInput, DataFault, Incompatible
 from sfdabench.core.fields import override, pairs, plain
 from sfdabench.core.files import sha256_file
 from sfdabench.core.method import Method
@@ -103,6 +103,12 @@ class Run:
     def source_key(self) -> str:
         """Name of the source model in the cache."""
         return records.digest(self.source_inputs)
+
+    @property
+    def source_folder(self) -> Path:
+        """Where the source model is, or will be; `source.json` in it is written last."""
+        name = f"{self.task_name.partition('2')[0]}-{self.profile}-seed{self.seed}"
+        return self.cache / "sources" / f"{name}-{self.source_key[:16]}"
 
     @property
     def key(self) -> str:
@@ -222,6 +228,37 @@ def choose_recipe(
     return recipe, network, differing | {n: plain(network)[n] for n in rest}
 
 
+def check_fit(
+    chain: Sequence[tuple[str, Method]], task: str, head: str, network: str, built: Network
+) -> None:
+    """Raises Incompatible where a method is not defined for the task's head or its network."""
+    for name, method in chain:
+        if head not in method.needs.heads:
+            raise Incompatible(
+                f"method {name} is defined for {' and '.join(method.needs.heads)} heads, "
+                f"task {task} has a {head} head"
+            )
+        lacking = method.needs.network - built.features
+        if lacking:
+            raise Incompatible(
+                f"method {name} needs a network with {', '.join(sorted(lacking))}, "
+                f"{network} has {', '.join(sorted(built.features)) or 'none'}"
+            )
+
+
+def check_order(chain: Sequence[tuple[str, Method]], protocols: Sequence[str]) -> None:
+    """Raises Incompatible where something else would predict with a model that learns meanwhile."""
+    for name, method in chain[:-1]:
+        if method.needs.online:
+            raise Incompatible(f"{name} learns while it predicts; nothing follows it in a chain")
+    for name in protocols:
+        mode = registry.load("protocols", name).mode
+        if mode == "train" and chain[-1][1].needs.online:
+            raise Incompatible(
+                f"protocol {name} predicts in a mode of its own, and so does {chain[-1][0]}"
+            )
+
+
 def find_split(
     name: str,
     pattern: str,
@@ -277,30 +314,10 @@ def resolve(
     if chosen not in value.profiles:
         raise BadInput(f"--profile {chosen}: {unknown('profile', chosen, value.profiles)}")
     chain, overrides = choose_methods(method, settings, chosen)
-    for name, instance in chain:
-        if value.head not in instance.needs.heads:
-            raise BadInput(
-                f"method {name} is defined for {' and '.join(instance.needs.heads)} heads, "
-                f"task {task} has a {value.head} head"
-            )
     recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
-    for name, instance in chain:
-        lacking = instance.needs.network - network.features
-        if lacking:
-            raise BadInput(
-                f"method {name} needs a network with {', '.join(sorted(lacking))}, "
-                f"{recipe.network} has {', '.join(sorted(network.features)) or 'none'}"
-            )
-    for name, instance in chain[:-1]:
-        if instance.needs.online:
-            raise BadInput(
-                f"--method {method}: {name} learns while it predicts; nothing follows it"
-            )
+    check_fit(chain, task, value.head, recipe.network, network)
     scored = tuple(dict.fromkeys((*value.protocols, *protocols)))
-    for name in scored:
-        mode = registry.load("protocols", name).mode
-        if mode == "train" and chain[-1][1].needs.online:
-            raise BadInput(f"protocol {name} has a mode of prediction of its own; {method} too")
+    check_order(chain, scored)
     cache = cache_root()
     check_writable(out, "--out", need_bytes=100 * 2**20)
     check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)

@@ -43,6 +43,7 @@ from sfdabench.run.plan import Run, Split
 from sfdabench.source import train as source
 from sfdabench.store import records
 
+SOURCE_INFO = ("selected_epoch", "validation_dice", "seconds")
 LIBRARIES = ("torch", "numpy", "scipy", "pillow", "safetensors")
 
 
@@ -291,8 +292,6 @@ class Execution:
 
     def _source_model(self) -> tuple[Segmenter, source.SourceModel]:
         run = self.run
-        name = f"{run.task_name.partition('2')[0]}-{run.profile}-seed{run.seed}"
-        folder = run.cache / "sources" / f"{name}-{run.source_key[:16]}"
 
         def fit(model: Segmenter, work: Path) -> dict[str, Any]:
             clock = Clock()
@@ -308,7 +307,7 @@ class Execution:
                     advance,
                 )
 
-        found = source.cached(folder, self.build, fit, self.progress.say)
+        found = source.cached(run.source_folder, self.build, fit, self.progress.say)
         model = self.build()
         state, _ = from_bytes(found.path.read_bytes(), found.path)
         fill(model.network, state, found.path)
@@ -401,7 +400,7 @@ class Execution:
         model, found = self._source_model()
         record["source_sha256"] = found.sha256
         record["memory_format"] = str(model.memory_format).removeprefix("torch.")
-        record["source"] = {k: found.info[k] for k in ("selected_epoch", "validation_dice")}
+        record["source"] = {k: found.info[k] for k in SOURCE_INFO}
         seconds["source"] = time.monotonic() - start
 
         start = time.monotonic()

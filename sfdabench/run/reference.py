@@ -1,0 +1,304 @@
+"""Reference scores: which runs are repeated, what they scored, and what counts as moved.
+
+`reference.toml` is written by hand, `scores.csv` by `sfdabench regress --update`. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import Ge, Len
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
+from sfdabench.core.fields import NonNegative, Positive
+from sfdabench.core.files import atomic
+from sfdabench.core.near import unknown
+
+Fields = dict[str, dict[str, Any]]  # method -> field -> value
+COLUMNS = (
+    *("task", "method", "overrides", "source", "protocol", "class", "metric"),
+    *("value", "tolerance", "seeds"),
+)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Scored(_Part):
+    """The scores that are kept of each run, class by class."""
+
+    protocol: str
+    metrics: Annotated[tuple[str, ...], Len(1)]
+
+
+class Rule(_Part):
+    """How far a score may move: max(deviations * standard deviation over seeds, floor)."""
+
+    seeds: Annotated[int, Ge(2)]
+    deviations: Positive
+    reason: str
+    floor: dict[str, NonNegative]
+
+    def of(self, metric: str, values: Sequence[float]) -> float:
+        """The tolerance of a score that took these values, seed by seed."""
+        return max(self.deviations * statistics.stdev(values), self.floor[metric])
+
+
+class Listed(_Part):
+    """A method of a task's list; `name` tells two runs of one method apart."""
+
+    method: str
+    overrides: Fields = {}
+    name: str = ""
+
+    @property
+    def called(self) -> str:
+        """What claims and --method call it."""
+        return self.name or self.method
+
+
+class Listing(_Part):
+    """The runs of a task; `source` overrides its source recipe for all of them."""
+
+    name: str
+    runs: Annotated[tuple[Listed, ...], Len(1)]
+    source: dict[str, Any] = {}
+
+
+class Claim(_Part):
+    """The score of `higher` exceeds that of `lower` by more than `margin`, and why it should."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    task: str
+    class_: str
+    metric: str
+    higher: str
+    lower: str
+    margin: NonNegative = 0.0
+    reason: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _class(cls, given: Any) -> Any:
+        return {("class_" if k == "class" else k): v for k, v in given.items()}
+
+    def __str__(self) -> str:
+        gap = f" by more than {self.margin:g}" if self.margin else ""
+        what = f"{self.class_} {self.metric}"
+        return f"{self.task}: {what} of {self.higher} above {self.lower}{gap} ({self.reason})"
+
+
+class Reference(_Part):
+    """The whole of reference.toml."""
+
+    scores: Scored
+    tolerance: Rule
+    tasks: tuple[Listing, ...]
+    claims: tuple[Claim, ...] = ()
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        if missing := set(self.scores.metrics) - set(self.tolerance.floor):
+            raise ValueError(f"tolerance.floor lacks {', '.join(sorted(missing))}")
+        runs = {task.name: [run.called for run in task.runs] for task in self.tasks}
+        if len(runs) < len(self.tasks):
+            raise ValueError("a task is listed twice")
+        for task, names in runs.items():
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{task}: {', '.join(twice)} twice; give one a `name`")
+        for claim in self.claims:
+            for name in (claim.higher, claim.lower):
+                if name not in runs.get(claim.task, ()):
+                    raise ValueError(f"a claim names {name} on {claim.task}, which is not listed")
+            if claim.metric not in self.scores.metrics:
+                raise ValueError(f"a claim is on {claim.metric}, which is no metric of [scores]")
+        return self
+
+
+@dataclass(frozen=True)
+class Score:
+    """One kept score: its value for seed 0, its tolerance and the values of all seeds.
+
+    key: what it is of, by COLUMNS up to the metric.
+    """
+
+    key: tuple[str, ...]
+    value: float
+    tolerance: float
+    seeds: tuple[float, ...]
+
+    @property
+    def run(self) -> tuple[str, ...]:
+        """The run that it is of, as `run_key` gives it."""
+        return self.key[:4]
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+        return self.key[-1]
+
+    @property
+    def name(self) -> str:
+        """What the user reads."""
+        task, method, overrides, *_, class_, metric = self.key
+        return f"{method}{f' {overrides}' if overrides else ''} on {task}, {class_} {metric}"
+
+
+def run_key(task: Listing, run: Listed) -> tuple[str, ...]:
+    """A run as scores.csv names it."""
+    return (task.name, run.method, _text(run.overrides), _text(task.source))
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True) if value else ""
+
+
+def read(folder: Path) -> Reference:
+    """`folder`/reference.toml. Raises BadInput that names the file and the entry at fault.
+
+    Unknown tasks, methods, classes and metrics are at fault too; an unknown field is found when
+    its run is planned.
+    """
+    path = folder / "reference.toml"
+    try:
+        found = Reference.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadInput(f"{path}: {where}: {first['msg']}") from error
+    try:
+        _check_entries(found)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
+    return found
+
+
+def _check_entries(found: Reference) -> None:
+    protocol = registry.load("protocols", found.scores.protocol)
+    for metric in found.scores.metrics:
+        if metric not in protocol.metrics:
+            kind = f"metric of protocol {found.scores.protocol}"
+            raise BadInput(unknown(kind, metric, protocol.metrics))
+    for task in found.tasks:
+        registry.load("tasks", task.name)
+        for run in task.runs:
+            chain = run.method.split("+")
+            for name in chain:
+                registry.load("methods", name)
+            if other := set(run.overrides) - set(chain):
+                raise BadInput(f"{run.called} overrides {', '.join(other)}, which it does not run")
+    for claim in found.claims:
+        classes = registry.load("tasks", claim.task).scored
+        if claim.class_ not in classes:
+            raise BadInput(unknown(f"class of {claim.task}", claim.class_, classes))
+
+
+def read_scores(folder: Path) -> dict[tuple[str, ...], Score]:
+    """`folder`/scores.csv by key. Raises BadInput that names the file and the line at fault."""
+    path = folder / "scores.csv"
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; `sfdabench regress --update --reason TEXT` makes it")
+    found: dict[tuple[str, ...], Score] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise BadInput(f"{path}: columns must be {','.join(COLUMNS)}")
+        for line in reader:
+            try:
+                score = _parse(line)
+            except (TypeError, ValueError) as error:
+                raise BadInput(f"{path}, line {reader.line_num}: {error}") from error
+            if score.key in found:
+                raise BadInput(f"{path}, line {reader.line_num}: {score.name} given twice")
+            found[score.key] = score
+    return found
+
+
+def _parse(line: Mapping[str, str]) -> Score:
+    seeds = tuple(float(value) for value in line["seeds"].split())
+    key = tuple(line[name] for name in COLUMNS[:7])
+    return Score(key, float(line["value"]), float(line["tolerance"]), seeds)
+
+
+def write_scores(folder: Path, scores: Iterable[Score]) -> None:
+    """`folder`/scores.csv, whole or not at all; six digits, beyond which no tolerance looks."""
+    with atomic(folder / "scores.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for score in scores:
+            numbers = (f"{score.value:.6f}", f"{score.tolerance:.6f}")
+            seeds = " ".join(f"{value:.6f}" for value in score.seeds)
+            writer.writerow([*score.key, *numbers, seeds])
+
+
+@dataclass(frozen=True)
+class Change:
+    """A score that is not what it was.
+
+    state: "within" its tolerance, "moved" beyond it, "lost" where it was not measured again,
+        "new" where no reference of it exists.
+    """
+
+    score: Score
+    now: float | None
+    state: Literal["within", "moved", "lost", "new"]
+
+    def __str__(self) -> str:
+        if self.state == "new":
+            return f"{self.score.name}: no reference; regress --update adds it"
+        old = f"{self.score.name}: {self.score.value:.4f} -> "
+        new = "nothing" if self.now is None else f"{self.now:.4f}"
+        return f"{old}{new}, tolerance {self.score.tolerance:.4f}"
+
+
+def compare(
+    before: Mapping[tuple[str, ...], Score], now: Mapping[tuple[str, ...], Score]
+) -> list[Change]:
+    """What differs, in the order of the reference, then what is new.
+
+    now: the same scores measured again, their values alone.
+    """
+    changes = []
+    for key, score in before.items():
+        if key not in now:
+            changes.append(Change(score, None, "lost"))
+            continue
+        value = now[key].value
+        gap = abs(value - score.value)
+        if gap > 1e-6:  # the file keeps six digits
+            changes.append(Change(score, value, "moved" if gap > score.tolerance else "within"))
+    changes += [
+        Change(score, score.value, "new") for key, score in now.items() if key not in before
+    ]
+    return changes
+
+
+def failing(
+    reference: Reference, scores: Mapping[tuple[str, ...], Score], seed: int = 0
+) -> list[Claim]:
+    """Claims that do not hold for a seed, of those whose two scores are both there."""
+    listed = {
+        (task.name, run.called): run_key(task, run) for task in reference.tasks for run in task.runs
+    }
+    failed = []
+    for claim in reference.claims:
+        rest = (reference.scores.protocol, claim.class_, claim.metric)
+        keys = [(*listed[claim.task, name], *rest) for name in (claim.higher, claim.lower)]
+        if all(key in scores for key in keys):
+            higher, lower = (scores[key].seeds[seed] for key in keys)
+            if not higher > lower + claim.margin:
+                failed.append(claim)
+    return failed

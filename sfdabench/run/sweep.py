@@ -1,0 +1,330 @@
+"""Every run that the tables of a benchmark ask for: planned, estimated, and carried out.
+
+Needs no torch: the runs happen in workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput, Incompatible
+from sfdabench.core.fields import plain
+from sfdabench.core.near import unknown
+from sfdabench.core.paths import shipped
+from sfdabench.core.progress import Progress
+from sfdabench.report import benchmark as papers
+from sfdabench.report.benchmark import Benchmark, Fields
+from sfdabench.run.board import duration
+from sfdabench.run.plan import Run
+from sfdabench.run.workers import Flags, Job, Outcome
+from sfdabench.store import records
+
+State = Literal["found", "failed", "to run", "done"]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A task and a method with its field values, which one or several rows ask for."""
+
+    task: str
+    method: str
+    overrides: Fields
+    protocols: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The method, and the fields that a row sets."""
+        return label(self.method, self.overrides)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The same as texts of --set."""
+        return settings(self.overrides)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of the sweep.
+
+    reason: of its failed record. seconds: what a run "to run" will take, None where no record
+        tells.
+    """
+
+    run: Run
+    job: Job
+    state: State
+    reason: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What a row asks for and cannot be run."""
+
+    task: str
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs in the order in which they are begun, and what is not among them."""
+
+    planned: tuple[Planned, ...]
+    skipped: tuple[Skipped, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """What is missing, in order."""
+        return [one.job for one in self.planned if one.state == "to run"]
+
+    def forecast(self, jobs: int) -> str:
+        """How much work is left, `jobs` at a time, as far as records tell."""
+        times = [one.seconds for one in self.planned if one.state == "to run"]
+        known = [seconds for seconds in times if seconds is not None]
+        parts = [f"{len(times)} to run"]
+        if known:
+            shared = f" ({duration(sum(known) / jobs)} with {jobs} jobs)" if jobs > 1 else ""
+            parts.append(f"{len(known)} take about {duration(sum(known))}{shared}")
+        if len(known) < len(times):
+            parts.append(f"time unknown of {len(times) - len(known)}")
+        return "; ".join(parts)
+
+
+def label(method: str, overrides: Fields) -> str:
+    """'cbmt (strong=identity)'."""
+    chosen = [f"{name}={value}" for fields in overrides.values() for name, value in fields.items()]
+    return f"{method} ({', '.join(chosen)})" if chosen else method
+
+
+def settings(overrides: Fields) -> tuple[str, ...]:
+    """Field values as texts of --set, each with its method's name."""
+    return tuple(
+        f"{method}.{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for method, fields in overrides.items()
+        for name, value in fields.items()
+    )
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """A benchmark by the name of its folder, or by the folder itself."""
+    if (Path(name) / "benchmark.toml").is_file():
+        return papers.read(Path(name))
+    folder = papers.default_folder()
+    known = [path.parent.name for path in folder.glob("*/benchmark.toml")]
+    if name not in known:
+        raise BadInput(unknown("benchmark", name, known))
+    return papers.read(folder / name)
+
+
+def wanted(benchmark: Benchmark, tasks: Collection[str] = ()) -> list[Wanted]:
+    """What the tables ask for, each once, in their order; `tasks` leaves out the others.
+
+    A protocol of any table that asks for a run is scored in it, unless its task does so anyway.
+    """
+    found: dict[str, Wanted] = {}
+    for table, block, row, column in _cells(benchmark):
+        if tasks and block.task not in tasks:
+            continue
+        overrides = {
+            name: {**row.overrides.get(name, {}), **column.overrides.get(name, {})}
+            for name in row.method.split("+")
+        }
+        key = json.dumps([block.task, row.method, overrides], sort_keys=True)
+        own = registry.load("tasks", block.task).protocols
+        before = found[key].protocols if key in found else ()
+        more = () if table.protocol in (*own, *before) else (table.protocol,)
+        found[key] = Wanted(block.task, row.method, overrides, (*before, *more))
+    return list(found.values())
+
+
+def _cells(benchmark: Benchmark) -> Iterator[tuple[papers.Layout, papers.Block, papers.Row, Any]]:
+    for table in benchmark.tables:
+        for block in table.blocks:
+            for row in table.rows:
+                for column in table.columns:
+                    yield table, block, row, column
+
+
+def plan(
+    name: str,
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    tasks: Sequence[str] = (),
+    data: Path | None = None,
+    profile: str | None = None,
+    source_settings: Sequence[str] = (),
+    device: str = "auto",
+    retry_failed: bool = False,
+    progress: Progress,
+) -> Sweep:
+    """All runs of a benchmark, one seed after the other, those of one source model together.
+
+    retry_failed: a run whose record is a failure is to run again.
+    Raises BadInput for flags, a benchmark or data at fault, before anything is computed, and
+    where nothing of the benchmark can be run.
+    """
+    benchmark = find_benchmark(name)
+    papers.validate(benchmark)
+    chosen = _choose_tasks(benchmark, tasks)
+    runs: dict[str, tuple[Run, Flags, Wanted]] = {}
+    skipped = []
+    for one in wanted(benchmark, chosen):
+        if not papers.implemented(one.method, registry.names("methods")):
+            skipped.append(Skipped(one.task, one.label, "no such method here"))
+            continue
+        flags = Flags(
+            method=one.method,
+            task=one.task,
+            seed=seeds[0],
+            out=out,
+            data=data,
+            profile=profile,
+            settings=one.settings,
+            source_settings=tuple(source_settings),
+            protocols=one.protocols,
+            device=device,
+        )
+        try:
+            first = flags.resolve(progress)
+        except Incompatible as error:
+            skipped.append(Skipped(one.task, one.label, str(error)))
+            continue
+        for seed in seeds:
+            run = dataclasses.replace(first, seed=seed)
+            runs.setdefault(run.key, (run, flags, one))
+    if not runs:
+        why = "; ".join(f"{s.method} on {s.task}: {s.reason}" for s in skipped)
+        raise BadInput(f"nothing of benchmark {name} can be run: {why}")
+    ours, problems = records.read_all(out)
+    history = [*ours, *records.read_all(shipped("results"))[0]]
+    planned = _in_order(runs.values(), seeds, history, retry_failed)
+    return Sweep(planned, tuple(skipped), tuple(problems))
+
+
+def _choose_tasks(benchmark: Benchmark, names: Sequence[str]) -> list[str]:
+    known = {block.task for table in benchmark.tables for block in table.blocks}
+    chosen = [registry.canonical("tasks", name) for name in names]
+    for name in chosen:
+        if name not in known:
+            raise BadInput(f"--task {name}: {unknown('task of this benchmark', name, known)}")
+    return chosen
+
+
+def _in_order(
+    runs: Collection[tuple[Run, Flags, Wanted]],
+    seeds: Sequence[int],
+    history: Sequence[Record],
+    retry_failed: bool,
+) -> tuple[Planned, ...]:
+    """Seed by seed, and within one the runs of a source model after each other."""
+    first_seen: dict[Path, int] = {}
+    for run, _, _ in runs:
+        first_seen.setdefault(run.source_folder, len(first_seen))
+    order = sorted(runs, key=lambda r: (seeds.index(r[0].seed), first_seen[r[0].source_folder]))
+    planned: list[Planned] = []
+    made: set[Path] = set()
+    for run, flags, one in order:
+        source = run.source_folder / "source.json"
+        job = Job(run.task_name, one.label, run.seed, flags.command(run), source)
+        state, reason = state_of(run)
+        if state == "failed" and retry_failed:
+            state = "to run"
+        seconds = None
+        if state == "to run":
+            trains = source not in made and not source.exists()
+            seconds = estimate(run, history, trains=trains)
+            made.add(source)
+        planned.append(Planned(run, job, state, reason, seconds))
+    return tuple(planned)
+
+
+def state_of(run: Run) -> tuple[State, str | None]:
+    """Whether its record exists, and the reason of a failed one."""
+    if not run.record_path.exists():
+        return "to run", None
+    record = records.read(run.record_path)
+    return ("found", None) if record["status"] == "done" else ("failed", record["reason"])
+
+
+def estimate(run: Run, history: Sequence[Record], *, trains: bool) -> float | None:
+    """Seconds from finished runs of the same task, method and amount of work on the same device.
+
+    trains: whether it trains its source model too. None where no record tells both parts.
+    """
+    recipe = run.source_inputs["recipe"]
+    alike = [
+        record
+        for record in history
+        if record["status"] == "done"
+        and (record["task"], record["profile"], record["data"], record["device"])
+        == (run.task_name, run.profile, run.data, run.device)
+        and all(recipe.get(name) == value for name, value in record["recipe"].items())
+    ]
+    fields = {name: plain(method) for name, method in run.chain}
+    own = [
+        record["seconds"]["total"] - record["seconds"]["source"]
+        for record in alike
+        if record["method"] == run.method_name and _work(record["fields"]) == _work(fields)
+    ]
+    training = (
+        [r["source"]["seconds"] for r in alike if "seconds" in r["source"]] if trains else [0]
+    )
+    if not own or not training:
+        return None
+    return statistics.median(own) + statistics.median(training)
+
+
+def _work(fields: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
+    """The fields that say how long a method works; the others cost about the same."""
+    return {
+        (method, name): value
+        for method, values in fields.items()
+        for name, value in values.items()
+        if "epochs" in name or name == "batch_size"
+    }
+
+
+def results(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What a sweep came to: its counts, its runs, and what was skipped, as JSON types.
+
+    A run is done, found, failed or not run; what was skipped counts as not run.
+    """
+    ended = {outcome.job: outcome for outcome in outcomes}
+    runs = [_result(one, ended.get(one.job)) for one in sweep.planned]
+    states = [run["state"] for run in runs] + ["not run"] * len(sweep.skipped)
+    return {
+        "counts": {name: states.count(name) for name in ("done", "found", "failed", "not run")},
+        "runs": runs,
+        "skipped": [vars(one) for one in sweep.skipped],
+    }
+
+
+def _result(one: Planned, outcome: Outcome | None) -> dict[str, Any]:
+    state, reason, seconds = one.state, one.reason, None
+    if outcome is not None:
+        reason, seconds = outcome.reason, outcome.seconds
+        if reason is None and not one.run.record_path.exists():
+            reason = f"the worker left no record {one.run.record_path}; was the code edited?"
+        state = "failed" if reason else "done"
+    return {
+        "state": "not run" if state == "to run" else state,
+        "task": one.job.task,
+        "method": one.run.method_name,
+        "overrides": one.run.overrides,
+        "seed": one.job.seed,
+        "record": str(one.run.record_path),
+        "reason": reason,
+        "seconds": seconds,
+        "estimate": one.seconds,
+    }

@@ -1,0 +1,220 @@
+"""Runs in worker processes: one source model trained once, a crash a line, none left behind.
+
+A worker is `sfdabench run` itself, so that a segmentation fault or the kernel's memory killer takes
+one run with it and nothing else, and what it had saved is found by the next command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from sfdabench.core import registry
+from sfdabench.core.paths import data_root
+from sfdabench.core.progress import Progress
+from sfdabench.run.plan import Run, resolve
+
+POLL = 0.1  # seconds between looks at the workers
+GRACE = 10.0  # seconds a worker has to stop in before it is killed
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of one `sfdabench run`, by the names of `plan.resolve`."""
+
+    method: str
+    task: str
+    seed: int
+    out: Path
+    data: Path | None = None
+    profile: str | None = None
+    settings: tuple[str, ...] = ()
+    source_settings: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()
+    device: str = "auto"
+
+    def resolve(self, progress: Progress) -> Run:
+        """The run that they stand for. Raises BadInput as `plan.resolve` does."""
+        return resolve(**vars(self), progress=progress)
+
+    def command(self, run: Run) -> tuple[str, ...]:
+        """A worker's command line for `run`, which these flags resolved to, but for its seed."""
+        root = data_root(self.data)
+        flags = [("--method", self.method), ("--task", self.task), ("--seed", str(run.seed))]
+        flags += [("--out", str(run.out)), ("--profile", run.profile), ("--device", run.device)]
+        flags += [] if root is None else [("--data", str(root))]
+        flags += [("--set", text) for text in self.settings]
+        flags += [("--source-set", text) for text in self.source_settings]
+        flags += [("--protocol", name) for name in self.protocols]
+        words = [word for flag in flags for word in flag]
+        python = (sys.executable, "-m", "sfdabench", "run")
+        return (*python, *words, "--json", "--stop-with-stdin")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One worker process.
+
+    command: says its progress on standard error and prints one JSON object, stops when its
+        standard input closes.
+    makes: the file of a source model; of the jobs that name it one goes first and the others
+        wait until it is there.
+    """
+
+    task: str
+    method: str
+    seed: int
+    command: tuple[str, ...]
+    makes: Path
+
+    @property
+    def name(self) -> str:
+        """What the user reads."""
+        return f"{self.method} on {self.task}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended; `reason` is None where it is done."""
+
+    job: Job
+    reason: str | None
+    seconds: float
+
+
+class Board(Protocol):
+    """What shows the state of the jobs."""
+
+    def show(self, running: Sequence[Worker], waiting: int) -> None:
+        """Called at every look."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Called once a job."""
+
+
+def threads(jobs: int) -> dict[str, str]:
+    """OpenMP's variable for each of `jobs` workers: its share of the cores, or the user's own."""
+    if sys.platform == "linux":
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))}
+
+
+def carry_out(
+    jobs: Sequence[Job], *, at_once: int, variables: Mapping[str, str], board: Board
+) -> Iterator[Outcome]:
+    """Each job's outcome as it ends; leaving the loop, by Ctrl-C too, stops what is running.
+
+    variables: added to the environment of the workers.
+    """
+    environment = {**os.environ, "SFDABENCH_PLUGINS": _plugins(), **variables}
+    waiting = list(jobs)
+    running: list[Worker] = []
+    try:
+        while waiting or running:
+            while len(running) < at_once and (job := next_job(waiting, running)):
+                waiting.remove(job)
+                running.append(Worker(job, environment))
+            board.show(running, len(waiting))
+            for worker in [w for w in running if w.process.poll() is not None]:
+                running.remove(worker)
+                outcome = worker.outcome()
+                board.ended(outcome)
+                yield outcome
+            if running:
+                time.sleep(POLL)
+    finally:
+        for worker in running:
+            worker.stop()
+        for worker in running:
+            worker.finish()
+
+
+def next_job(waiting: Sequence[Job], running: Collection[Worker]) -> Job | None:
+    """The first job whose source model is there, or is in nobody's hands."""
+    made = {worker.job.makes for worker in running}
+    return next((job for job in waiting if job.makes not in made or job.makes.exists()), None)
+
+
+def _plugins() -> str:
+    return os.pathsep.join(map(str, registry.plugin_folders()))
+
+
+class Worker:
+    """A job's process; its output goes to files, so that no pipe can fill up and stall it."""
+
+    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+        self.job = job
+        self.started = time.monotonic()
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        self.process = subprocess.Popen(
+            job.command,
+            stdin=subprocess.PIPE,
+            stdout=self._out,
+            stderr=self._err,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process only, which stops its workers
+        )
+
+    @property
+    def seconds(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self.started
+
+    @property
+    def said(self) -> str:
+        """Its last line of progress."""
+        lines = _tail(self._err).split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def outcome(self) -> Outcome:
+        """How it ended; only for a process that has."""
+        ended = Outcome(self.job, self._reason(), self.seconds)
+        self.finish()
+        return ended
+
+    def _reason(self) -> str | None:
+        code = self.process.returncode
+        if code < 0:
+            memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+            last = f"; it last said: {self.said}" if self.said else ""
+            return f"the worker died of {signal.Signals(-code).name}{memory}{last}"
+        try:
+            answer: dict[str, Any] = json.loads(_tail(self._out))
+        except json.JSONDecodeError:
+            last = self.said.removeprefix("sfdabench: ") or "it said nothing"
+            return f"the worker ended with exit code {code} and no result: {last}"
+        return None if answer["status"] == "done" else answer["reason"]
+
+    def stop(self) -> None:
+        """Ask it to stop; all that it saved stays."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def finish(self) -> None:
+        """Wait until it has ended, kill it where it does not, and close what is open."""
+        self.stop()
+        try:
+            self.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._out.close()
+        self._err.close()
+
+
+def _tail(file: IO[bytes]) -> str:
+    """The end of a file that another process writes; the shared position is left alone."""
+    descriptor = file.fileno()
+    start = max(0, os.fstat(descriptor).st_size - 2**16)
+    return os.pread(descriptor, 2**16, start).decode(errors="replace")
