@@ -1,10 +1,12 @@
 """One cache for the session, the test plug-ins, one thread, and no data from outside."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from sfdabench import cli
 from sfdabench.core import registry
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported; workers share the cores
@@ -27,6 +29,20 @@ def surroundings(request, monkeypatch, session_cache):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if request.node.get_closest_marker("data") is None:
         monkeypatch.delenv("SFDABENCH_DATA", raising=False)
+
+
+@pytest.fixture
+def sfdabench(monkeypatch, capsys):
+    """Exit code, standard output, standard error of `sfdabench ARGUMENTS` in this process."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sfdabench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code, out, err
+
+    return call
 
 
 def pytest_collection_modifyitems(items):

@@ -10,23 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfdabench import cli
-
 PLUGINS = Path(__file__).parent / "plugins"
-
-
-def call(monkeypatch, capsys, *arguments):
-    """Exit code, standard output, standard error of `sfdabench ARGUMENTS` in this process."""
-    monkeypatch.setattr(sys, "argv", ["sfdabench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out, err = capsys.readouterr()
-    return stop.value.code, out, err
-
-
-@pytest.fixture
-def sfdabench(monkeypatch, capsys):
-    return lambda *arguments: call(monkeypatch, capsys, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +190,15 @@ def test_doctor(sfdabench, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list", "methods"], ["list", "tables"], ["run", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["list", "methods"],
+        ["list", "tables"],
+        ["run", "--help"],
+        ["sweep", "--help"],
+        ["regress", "--help"],
+    ],
 )
 def test_light_commands_import_no_heavy_library(arguments):
     """Times drift with the machine; what is imported does not."""

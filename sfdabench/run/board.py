@@ -14,7 +14,7 @@ KEPT = 8  # ended jobs that stay in the live table
 
 def duration(seconds: float) -> str:
     """'48 s', '12 min', '3.5 h'."""
-    if seconds < 90:
+    if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 

@@ -219,7 +219,7 @@ def read_scores(folder: Path) -> dict[tuple[str, ...], Score]:
         for line in reader:
             try:
                 score = _parse(line)
-            except (TypeError, ValueError) as error:
+            except ValueError as error:
                 raise BadInput(f"{path}, line {reader.line_num}: {error}") from error
             if score.key in found:
                 raise BadInput(f"{path}, line {reader.line_num}: {score.name} given twice")
@@ -227,7 +227,9 @@ def read_scores(folder: Path) -> dict[tuple[str, ...], Score]:
     return found
 
 
-def _parse(line: Mapping[str, str]) -> Score:
+def _parse(line: Mapping[str | None, Any]) -> Score:
+    if None in line or None in line.values():
+        raise ValueError(f"not {len(COLUMNS)} values")
     seeds = tuple(float(value) for value in line["seeds"].split())
     key = tuple(line[name] for name in COLUMNS[:7])
     return Score(key, float(line["value"]), float(line["tolerance"]), seeds)

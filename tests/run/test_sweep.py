@@ -1,0 +1,324 @@
+"""What a sweep plans, what it says it will take, and that it goes on after anything."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.progress import Progress
+from sfdabench.report import benchmark as papers
+from sfdabench.run.plan import resolve
+from sfdabench.run.sweep import estimate, plan, settings, wanted
+from sfdabench.store import records
+
+QUIET = Progress(quiet=True)
+PLUGINS = Path(__file__).parent.parent / "plugins"
+BENCHMARK = """
+[paper]
+title = "t"
+venue = "v"
+url = "u"
+[tolerance.percent]
+limit = 1.0
+reason = "r"
+[tolerance.1]
+limit = 1.0
+reason = "r"
+[recipe]
+[[tables]]
+name = "mini-1"
+title = "a method twice, one by its defaults, one that does not exist"
+protocol = "cbmt"
+blocks = [{ name = "Fundus", task = "tiny" }, { name = "Cord", task = "scgm_to_site3" }]
+columns = [{ name = "Time", curve = "loss", unit = "1" }]
+rows = [
+    { name = "a", method = "adabn" },
+    { name = "s", method = "source_only" },
+    { name = "m", method = "mean_teacher", overrides = { mean_teacher = { ema = 0.98 } } },
+    { name = "e", method = "mean_teacher", read = "best" },
+    { name = "d", method = "adabn+dpl" },
+]
+[[tables]]
+name = "mini-2"
+title = "the same again under another protocol, and columns with values of their own"
+protocol = "dpl"
+blocks = [{ name = "Fundus", task = "tiny" }]
+columns = [
+    { name = "alpha 0", curve = "weight", unit = "1", overrides = { cbmt = { alpha = 0.0 } } },
+    { name = "alpha 0.2", curve = "weight", unit = "1" },
+]
+rows = [{ name = "s", method = "source_only" }, { name = "c", method = "cbmt" }]
+"""
+
+
+@pytest.fixture
+def mini(tmp_path):
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "benchmark.toml").write_text(BENCHMARK)
+    return tmp_path / "mini"
+
+
+def make(mini, **changes):
+    given = {"seeds": [0, 1], "out": mini.parent / "out", "tasks": ["tiny"], "device": "cpu"}
+    return plan(str(mini), **(given | changes), progress=QUIET)
+
+
+def names(sweep):
+    return [(one.job.method, one.job.seed) for one in sweep.planned]
+
+
+def test_each_run_once_seed_by_seed_and_a_reason_for_what_cannot_be(mini):
+    sweep = make(mini)
+    methods = ["adabn", "source_only", "mean_teacher (ema=0.98)", "cbmt (alpha=0.0)", "cbmt"]
+    assert names(sweep) == [(method, seed) for seed in (0, 1) for method in methods]
+    assert len({one.run.key for one in sweep.planned}) == 10
+    assert {one.state for one in sweep.planned} == {"to run"}
+    assert [(s.method, s.reason) for s in sweep.skipped] == [("adabn+dpl", "no such method here")]
+    makes = [one.job.makes for one in sweep.planned]
+    assert len(set(makes[:5])) == len(set(makes[5:])) == 1
+    assert makes[0] != makes[5]
+
+
+def test_the_protocols_of_all_tables_that_ask_are_scored_in_one_run(mini):
+    found = {(w.task, w.method): w.protocols for w in wanted(papers.read(mini))}
+    assert found["tiny", "source_only"] == ("dpl",)
+    assert found["tiny", "adabn"] == ()
+    assert found["scgm_to_site3", "source_only"] == ("cbmt",)
+
+
+def test_the_sources_of_one_seed_stand_together(mini):
+    """The tables ask for tiny, for tiny_volume, and for tiny again."""
+    text = BENCHMARK.replace('task = "scgm_to_site3"', 'task = "tiny_volume"')
+    (mini / "benchmark.toml").write_text(text)
+    sweep = make(mini, tasks=[], seeds=[3])
+    assert [one.job.task for one in sweep.planned] == ["tiny"] * 5 + ["tiny_volume"] * 3
+
+
+def test_an_incompatible_pair_is_listed_with_its_reason(mini):
+    sweep = make(mini, tasks=["tiny"], source_settings=["network=unet_gn"])
+    assert ("adabn", "tiny") in {(s.method, s.task) for s in sweep.skipped}
+    reason = next(s.reason for s in sweep.skipped if s.method == "adabn")
+    assert reason.startswith("method adabn needs a network with batch_norm, unet_gn has")
+    assert "adabn" not in {one.run.method_name for one in sweep.planned}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ["tinny"]}, "--task tinny: .*did you mean tiny"),
+        ({"profile": "papper"}, "did you mean paper"),
+        ({"source_settings": ["epoch=2"]}, "did you mean epochs"),
+        ({"data": Path("/absent")}, "--data /absent: no such folder"),
+    ],
+)
+def test_bad_flags(mini, changes, message):
+    with pytest.raises(BadInput, match=message):
+        make(mini, **changes)
+
+
+def test_bad_benchmarks(mini):
+    with pytest.raises(BadInput, match="unknown benchmark 'cbtm': did you mean cbmt"):
+        plan("cbtm", seeds=[0], out=mini, progress=QUIET)
+    (mini / "benchmark.toml").write_text(BENCHMARK.replace("ema = 0.98", "emma = 0.98"))
+    with pytest.raises(BadInput, match="did you mean ema"):
+        make(mini)
+    head, _ = BENCHMARK.split("rows = ", 1)
+    (mini / "benchmark.toml").write_text(f'{head}rows = [{{ name = "d", method = "dpl" }}]')
+    with pytest.raises(BadInput, match="can be run: dpl on tiny: no such method"):
+        make(mini)
+
+
+def test_settings_survive_the_command_line(tmp_path):
+    given = {"cbmt": {"ema": 0.5, "calibration": "none", "epochs": 3}, "adabn": {"batch_size": 2}}
+    run = resolve(
+        method="adabn+cbmt",
+        task="tiny",
+        seed=0,
+        data=None,
+        out=tmp_path,
+        profile=None,
+        settings=settings(given),
+        device="cpu",
+    )
+    assert run.overrides == given | {"adabn": {"batch_size": 2}}
+
+
+def finished(run, rest, **changes):
+    return {
+        "status": "done",
+        "task": run.task_name,
+        "method": run.method_name,
+        "profile": run.profile,
+        "data": run.data,
+        "device": "cpu",
+        "recipe": run.source_inputs["recipe"],
+        "fields": {name: vars(method) for name, method in run.chain},
+        "source": {"seconds": 40.0},
+        "seconds": {"source": 0.5, "total": 0.5 + rest},
+    } | changes
+
+
+def test_estimates_come_from_records_alike_and_are_else_unknown(mini):
+    run = next(one.run for one in make(mini).planned if one.job.method == "cbmt")
+    assert estimate(run, [], trains=False) is None
+    history = [finished(run, rest) for rest in (10, 12, 90)]
+    assert estimate(run, history, trains=False) == pytest.approx(12)
+    assert estimate(run, history, trains=True) == pytest.approx(52)
+    found_its_source = [finished(run, 10, source={"selected_epoch": 3})]
+    assert estimate(run, found_its_source, trains=False) == pytest.approx(10)
+    assert estimate(run, found_its_source, trains=True) is None
+    fields = {"cbmt": vars(run.chain[0][1])}
+    for other in (
+        {"status": "failed"},
+        {"task": "refuge2rimone"},
+        {"method": "adabn"},
+        {"profile": "paper"},
+        {"data": "real"},
+        {"device": "cuda"},
+        {"recipe": run.source_inputs["recipe"] | {"size": 512}},
+        {"fields": {"cbmt": fields["cbmt"] | {"epochs": 3}}},
+    ):
+        assert estimate(run, [finished(run, 10, **other)], trains=False) is None, other
+    alike = finished(run, 10, fields={"cbmt": fields["cbmt"] | {"ema": 0.5}})
+    assert estimate(run, [alike], trains=False) == pytest.approx(10)
+
+
+def test_shipped_results_tell_the_time_of_a_shipped_run(mini, recorded):
+    """They are of an earlier schema of recipes, and do not say how long the training took."""
+    run = make(mini).planned[0].run
+    old = next(r for r in recorded if r["method"] == "adabn")
+    recipe = dataclasses.replace(run.recipe, **old["recipe"])
+    run = dataclasses.replace(run, task_name="refuge2rimone", recipe=recipe)
+    assert run.method_name == "adabn"
+    assert 0 < estimate(run, recorded, trains=False) < 10
+    assert estimate(run, recorded, trains=True) is None
+
+
+def test_only_the_first_run_of_a_source_pays_for_its_training(mini):
+    sweep = make(mini, seeds=[5])
+    out = mini.parent / "out"
+    for one in sweep.planned:
+        record = finished(one.run, 10, schema=records.SCHEMA, seed=9)
+        record |= dict.fromkeys(set(records.REQUIRED) - set(record), None)
+        record["fields"] = {n: dataclasses.asdict(m) for n, m in one.run.chain}
+        records.write_json(out / "old" / f"{one.run.key}.json", record)
+    sweep = make(mini, seeds=[5])
+    assert [one.seconds for one in sweep.planned] == pytest.approx([50, 10, 10, 10, 10])
+    assert sweep.forecast(2) == "5 to run; 5 take about 90 s (45 s with 2 jobs)"
+
+
+def counts(text):
+    return json.loads(text)["counts"]
+
+
+def test_failures_are_recorded_kept_and_retried(mini, tell, sfdabench):
+    out = mini.parent / "out"
+    command = ("sweep", mini, "--task", "tiny", "--seeds", 1, "--out", out, "--device", "cpu")
+    tell(
+        {
+            "adabn 0": {"status": "failed", "reason": "ValueError: oops"},
+            "mean_teacher 0": {"signal": 9},
+        }
+    )
+    code, text, err = sfdabench(*command, "--jobs", 2, "--json")
+    assert code == 1
+    assert counts(text) == {"done": 3, "found": 0, "failed": 2, "not run": 1}
+    assert sum("died of SIGKILL" in line for line in err.splitlines()) == 1
+    assert "[5/5]" in err
+    reasons = {run["method"]: run["reason"] for run in json.loads(text)["runs"]}
+    assert reasons["adabn"] == "ValueError: oops"
+
+    tell({})
+    code, text, err = sfdabench(*command)
+    assert code == 1, "the recorded failure stands"
+    assert "1 to run" in err, "a run that crashed left no record and is missing still"
+    assert "failed adabn on tiny, seed 0: ValueError: oops" in text
+    assert text.splitlines()[-1] == "1 done, 3 found, 1 failed, 1 not run"
+
+    code, text, _ = sfdabench(*command, "--retry-failed", "--json")
+    assert code == 0
+    assert counts(text) == {"done": 1, "found": 4, "failed": 0, "not run": 1}
+    code, text, err = sfdabench(*command)
+    assert code == 0
+    assert "0 to run" in err
+
+
+def test_a_dry_run_starts_nothing(mini, tell, sfdabench):
+    out = mini.parent / "out"
+    code, text, err = sfdabench("sweep", mini, "--task", "tiny", "--dry-run", "--out", out)
+    assert code == 0
+    for part in ("PHANTOM data", "mean_teacher (ema=0.98)", "cannot run", "no such method here"):
+        assert part in text
+    assert "15 to run; time unknown of 15" in err
+    assert not list(out.rglob("*.json"))
+
+
+def test_ctrl_c_is_exit_130_and_the_rest_is_not_run(mini, tell, sfdabench, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("sfdabench.run.workers.carry_out", interrupted)
+    flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out", "--json")
+    code, text, err = sfdabench("sweep", mini, *flags)
+    assert code == 130
+    assert counts(text)["not run"] == 6
+    assert "the same command goes on" in err
+
+
+def test_a_worker_without_a_record_has_failed(mini, sfdabench, monkeypatch):
+    monkeypatch.setattr(
+        "sfdabench.run.workers.Flags.command",
+        lambda *_: (sys.executable, "-c", 'print(\'{"status": "done"}\')'),
+    )
+    flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out")
+    code, text, _ = sfdabench("sweep", mini, *flags)
+    assert code == 1
+    assert text.count("the worker left no record") == 5
+
+
+def test_bad_input_is_exit_2(sfdabench, mini):
+    code, text, err = sfdabench("sweep", mini, "--task", "tinny")
+    assert (code, text) == (2, "")
+    assert "did you mean tiny" in err
+    assert sfdabench("sweep", mini, "--jobs", 0)[0] == 2
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_takes_its_worker_along_and_goes_on(mini, sfdabench):
+    """`kill -9` of the sweep in the middle of the source training, then the same command."""
+    head, _ = BENCHMARK.split("rows = ", 1)
+    (mini / "benchmark.toml").write_text(f'{head}rows = [{{ name = "s", method = "source_only" }}]')
+    long = "epochs=12"
+    source = make(mini, seeds=[0], source_settings=[long]).planned[0].run.source_folder
+    work = source.with_name(f"{source.name}.work")
+    out = mini.parent / "out"
+    command = ("sweep", mini, "--task", "tiny", "--seeds", 1, "--source-set", long, "--out", out)
+    command += ("--device", "cpu", "--json", "--plugins", PLUGINS)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sfdabench", *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not (work / "stage-0.safetensors").exists():
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
+    with FileLock(f"{source}.lock", timeout=30):
+        assert (work / "stage-0.safetensors").exists(), "stopped, with what it had saved"
+    code, text, err = sfdabench(*command)
+    assert code == 0, err
+    assert counts(text) == {"done": 1, "found": 0, "failed": 0, "not run": 0}
+    (run,) = json.loads(text)["runs"]
+    record = records.read(Path(run["record"]))
+    assert (
+        record["source"]["seconds"] == json.loads((source / "source.json").read_text())["seconds"]
+    )
+    assert counts(sfdabench(*command)[1])["found"] == 1

@@ -1,0 +1,178 @@
+"""The pool, with workers of a few milliseconds."""
+
+import io
+import os
+import sys
+import time
+
+import pytest
+
+from sfdabench.core import registry
+from sfdabench.core.progress import Progress
+from sfdabench.run import workers
+from sfdabench.run.board import Lines, Live, board, duration, line
+from sfdabench.run.workers import Flags, Job, Outcome, Worker, carry_out, next_job, threads
+
+DONE = 'print(\'{"status": "done"}\')'
+STOPS = "import os\nwhile os.read(0, 1): pass"
+
+
+def job(tmp_path, code, seed=0, makes="a"):
+    return Job("tiny", "cbmt", seed, (sys.executable, "-c", code), tmp_path / makes)
+
+
+def go(jobs, at_once=1):
+    return list(carry_out(jobs, at_once=at_once, variables={}, board=Lines(len(jobs))))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (DONE, None),
+        ('print(\'{"status": "failed", "reason": "ValueError: no"}\')', "ValueError: no"),
+        (
+            "import sys; sys.exit('x\\nsfdabench: --data /d: no such folder')",
+            "the worker ended with exit code 1 and no result: --data /d: no such folder",
+        ),
+        ("import sys; sys.exit(3)", "exit code 3 and no result: it said nothing"),
+        (
+            "import os, sys; print('source training: 3/8', file=sys.stderr, flush=True);"
+            "os.kill(os.getpid(), 9)",
+            "died of SIGKILL, as the system does when memory runs out; "
+            "it last said: source training: 3/8",
+        ),
+        ("import os; os.kill(os.getpid(), 11)", "the worker died of SIGSEGV"),
+    ],
+    ids=["done", "failed", "bad input", "silent", "killed", "segfault"],
+)
+def test_every_end_of_a_worker_is_one_line(tmp_path, capfd, code, reason):
+    (outcome,) = go([job(tmp_path, code)])
+    if reason is None:
+        assert outcome.reason is None
+    else:
+        assert reason in outcome.reason
+    started, ended = capfd.readouterr().err.splitlines()
+    assert started == "[0/1] started cbmt on tiny, seed 0"
+    assert ended.startswith(f"[1/1] {'failed' if reason else 'done'} cbmt on tiny, seed 0 (")
+
+
+def test_the_others_go_on_after_a_crash(tmp_path):
+    crash = job(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    outcomes = go([crash, job(tmp_path, DONE, 1), job(tmp_path, DONE, 2)])
+    assert [outcome.reason is None for outcome in outcomes] == [False, True, True]
+
+
+def test_one_source_model_is_in_one_hand(tmp_path):
+    """Two workers at once: the second job of a source waits, one of another source does not."""
+    diary = tmp_path / "diary"
+
+    def write(seed, makes):
+        enter = f"open({str(diary)!r}, 'a').write('+{seed} ')"
+        leave = f"open({str(diary)!r}, 'a').write('-{seed} ')"
+        make = f"open({str(tmp_path / makes)!r}, 'w')"
+        return job(
+            tmp_path, f"import time;{enter};time.sleep(.4);{make};{leave};{DONE}", seed, makes
+        )
+
+    go([write(0, "a"), write(1, "a"), write(2, "b")], at_once=2)
+    told = diary.read_text().split()
+    assert set(told[:2]) == {"+0", "+2"}
+    assert told.index("+1") > told.index("-0")
+
+
+def test_who_goes_next(tmp_path):
+    first, second, other = (job(tmp_path, STOPS, seed, m) for seed, m in enumerate("aab"))
+    with_first = [type("Running", (), {"job": first})()]
+    assert next_job([first, second], []) is first
+    assert next_job([second], with_first) is None
+    assert next_job([second, other], with_first) is other
+    (tmp_path / "a").touch()
+    assert next_job([second, other], with_first) is second
+
+
+def test_leaving_the_loop_stops_what_runs(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        workers, "Worker", lambda *given: started.append(Worker(*given)) or started[-1]
+    )
+    jobs = [job(tmp_path, DONE), job(tmp_path, STOPS, 1, "b")]
+    outcomes = carry_out(jobs, at_once=2, variables={}, board=Lines(2))
+    assert next(outcomes).job.seed == 0
+    assert started[1].process.poll() is None
+    outcomes.close()
+    assert started[1].process.returncode == 0
+
+
+def test_a_worker_that_does_not_stop_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "GRACE", 0.1)
+    worker = Worker(job(tmp_path, "import time; time.sleep(100)"), os.environ)
+    worker.finish()
+    assert worker.process.returncode == -9
+
+
+def test_plugins_and_variables_reach_the_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_plugins", [tmp_path / "one", tmp_path / "two"])
+    code = (
+        "import json, os; print(json.dumps({'status': 'failed', 'reason': "
+        "os.environ['SFDABENCH_PLUGINS'] + ' ' + os.environ['OMP_NUM_THREADS']}))"
+    )
+    given = {"OMP_NUM_THREADS": "3"}
+    (outcome,) = carry_out([job(tmp_path, code)], at_once=1, variables=given, board=Lines(1))
+    assert outcome.reason == f"{tmp_path / 'one'}{os.pathsep}{tmp_path / 'two'} 3"
+
+
+def test_a_share_of_the_cores_or_what_the_user_set(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "other")
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert threads(3) == {"OMP_NUM_THREADS": "1"}  # conftest.py
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [threads(jobs)["OMP_NUM_THREADS"] for jobs in (1, 3, 20)] == ["8", "2", "1"]
+
+
+def test_the_command_says_all_that_the_plan_decided(tmp_path):
+    flags = Flags(
+        method="cbmt",
+        task="tiny",
+        seed=4,
+        out=tmp_path,
+        settings=("cbmt.epochs=2",),
+        source_settings=("epochs=3",),
+        protocols=("dpl",),
+        device="cpu",
+    )
+
+    command = " ".join(flags.command(flags.resolve(Progress(quiet=True))))
+    for part in (
+        *("-m sfdabench run --method cbmt --task tiny --seed 4", f"--out {tmp_path.resolve()}"),
+        *("--profile phantom --device cpu", "--set cbmt.epochs=2", "--source-set epochs=3"),
+        *("--protocol dpl", "--json --stop-with-stdin"),
+    ):
+        assert part in command
+    assert "--data" not in command
+
+
+def test_the_live_table_shows_each_job(tmp_path):
+    from rich.console import Console
+
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    worker = Worker(
+        job(tmp_path, f"import sys; print('[red]3/20', file=sys.stderr, flush=True)\n{STOPS}"),
+        os.environ,
+    )
+    while not worker.said:
+        time.sleep(0.01)
+    with Live(3, console) as live:
+        live.ended(Outcome(job(tmp_path, "", 7), "out of\nmemory", 100))
+        live.show([worker], 1)
+    worker.finish()
+    text = screen.getvalue()
+    for part in ("1 of 3 ended, 1 waiting", "running", "[red]3/20", "cbmt on tiny, seed 7"):
+        assert part in text
+    assert "out of memory" in text
+    assert isinstance(board(1), Lines), "standard error is no terminal here"
+
+
+def test_durations_and_reasons_in_one_line(tmp_path):
+    assert [duration(s) for s in (0.4, 48, 720, 12600)] == ["0 s", "48 s", "12 min", "3.5 h"]
+    assert line(Outcome(job(tmp_path, ""), "a\n  b", 5)) == "failed cbmt on tiny, seed 0 (5 s): a b"
