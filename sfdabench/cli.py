@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,8 +54,9 @@ def main() -> None:
         _stop(str(error), 2)
     except RunFailed as error:
         _stop(str(error), 1)
-    except click.exceptions.Abort:
-        _stop("interrupted; the same command goes on from the last saved epoch", 130)
+    except click.exceptions.Abort as error:
+        default = "interrupted; the same command goes on from the last saved epoch"
+        _stop(str(error) or default, 130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -387,11 +390,11 @@ def sweep(
     interrupted = False
     if not dry_run and planned.jobs:
         with board(len(planned.jobs)) as shown:
+            outcomes = carry_out(planned.jobs, at_once=jobs, variables=threads(jobs), board=shown)
             try:
-                for outcome in carry_out(
-                    planned.jobs, at_once=jobs, variables=threads(jobs), board=shown
-                ):
-                    ended.append(outcome)
+                with contextlib.closing(outcomes):
+                    for outcome in outcomes:
+                        ended.append(outcome)
             except KeyboardInterrupt:
                 interrupted = True
     found = results(planned, ended)
@@ -458,18 +461,13 @@ def regress(
         raise BadInput("--update: say with --reason TEXT why the scores may move")
     if reason is not None and not update:
         raise BadInput("--reason: goes with --update; without it nothing is written")
+    call = runs.regress
     if update:
-        found = runs.update(
-            folder,
-            runs.changelog_folder(),
-            str(reason),
-            tasks=tasks,
-            methods=methods,
-            jobs=jobs,
-            progress=progress,
-        )
-    else:
-        found = runs.regress(folder, tasks=tasks, methods=methods, jobs=jobs, progress=progress)
+        call = partial(runs.update, changelog=runs.changelog_folder(), reason=str(reason))
+    try:
+        found = call(folder, tasks=tasks, methods=methods, jobs=jobs, progress=progress)
+    except KeyboardInterrupt:
+        raise click.Abort("interrupted; nothing is written, and the next one starts anew") from None
     if as_json:
         click.echo(json.dumps(found.summary))
     else:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -112,7 +112,7 @@ def threads(jobs: int) -> dict[str, str]:
 
 def carry_out(
     jobs: Sequence[Job], *, at_once: int, variables: Mapping[str, str], board: Board
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Each job's outcome as it ends; leaving the loop, by Ctrl-C too, stops what is running.
 
     variables: added to the environment of the workers.

@@ -299,6 +299,15 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
     assert json.loads(text)["changes"][0]["state"] == "lost"
 
 
+def test_ctrl_c_is_exit_130_and_promises_nothing(sfdabench, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(regress, "regress", interrupted)
+    code, _, err = sfdabench("regress")
+    assert (code, "nothing is written" in err) == (130, True)
+
+
 @pytest.mark.slow
 def test_the_same_code_finds_the_same_scores(folder, sfdabench, monkeypatch):
     """For real: two seeds of a reference, then a regress against it, bit for bit."""
