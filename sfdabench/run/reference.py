@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Len
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
@@ -78,20 +79,13 @@ class Listing(_Part):
 class Claim(_Part):
     """The score of `higher` exceeds that of `lower` by more than `margin`, and why it should."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
     task: str
-    class_: str
+    class_: str = Field(alias="class")
     metric: str
     higher: str
     lower: str
     margin: NonNegative = 0.0
     reason: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _class(cls, given: Any) -> Any:
-        return {("class_" if k == "class" else k): v for k, v in given.items()}
 
     def __str__(self) -> str:
         gap = f" by more than {self.margin:g}" if self.margin else ""
@@ -231,8 +225,10 @@ def _parse(line: Mapping[str | None, Any]) -> Score:
     if None in line or None in line.values():
         raise ValueError(f"not {len(COLUMNS)} values")
     seeds = tuple(float(value) for value in line["seeds"].split())
-    key = tuple(line[name] for name in COLUMNS[:7])
-    return Score(key, float(line["value"]), float(line["tolerance"]), seeds)
+    value, tolerance = float(line["value"]), float(line["tolerance"])
+    if not all(map(math.isfinite, (value, tolerance, *seeds))):
+        raise ValueError("a number that is not finite, which nothing could exceed")
+    return Score(tuple(line[name] for name in COLUMNS[:7]), value, tolerance, seeds)
 
 
 def write_scores(folder: Path, scores: Iterable[Score]) -> None:
@@ -260,7 +256,7 @@ class Change:
 
     def __str__(self) -> str:
         if self.state == "new":
-            return f"{self.score.name}: no reference; regress --update adds it"
+            return f"{self.score.name}: {self.now:.4f}, and no reference yet (--update makes one)"
         old = f"{self.score.name}: {self.score.value:.4f} -> "
         new = "nothing" if self.now is None else f"{self.now:.4f}"
         return f"{old}{new}, tolerance {self.score.tolerance:.4f}"

@@ -26,7 +26,7 @@ from sfdabench.run.plan import Run
 from sfdabench.run.workers import Flags, Job, Outcome
 from sfdabench.store import records
 
-State = Literal["found", "failed", "to run", "done"]
+State = Literal["found", "failed", "to run"]
 Record = Mapping[str, Any]
 
 
@@ -311,14 +311,15 @@ def results(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _result(one: Planned, outcome: Outcome | None) -> dict[str, Any]:
-    state, reason, seconds = one.state, one.reason, None
+    state: str = "not run" if one.state == "to run" else one.state
+    reason, seconds = one.reason, None
     if outcome is not None:
         reason, seconds = outcome.reason, outcome.seconds
         if reason is None and not one.run.record_path.exists():
             reason = f"the worker left no record {one.run.record_path}; was the code edited?"
         state = "failed" if reason else "done"
     return {
-        "state": "not run" if state == "to run" else state,
+        "state": state,
         "task": one.job.task,
         "method": one.run.method_name,
         "overrides": one.run.overrides,
