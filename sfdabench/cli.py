@@ -640,6 +640,54 @@ def _write_text(path: Path, text: str) -> None:
     click.echo(f"wrote {path}", err=True)
 
 
+@cli.command()
+@click.argument("figure", required=False)
+@click.argument("table_name", metavar="[TABLE]", required=False)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of the records.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Default: figures.")
+@click.option("--task", help="Default: that of the figure, or the only one recorded.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="LABEL",
+    help='A run as legends name it, such as cbmt or "cbmt alpha=0.5". Default: all recorded.',
+)
+@click.option("--kind", type=click.Choice(["real", "phantom"]), help="Where both are recorded.")
+@click.option("--profile", help="Where several are recorded.")
+@click.option("--protocol", help="Default: the paper's for its figures, else strict.")
+@click.option("--metric", help="Of bars. Default: dice.")
+@click.option("--field", help="Of sweep: the field of the method.")
+@click.option("--by", help="Of grid: the run that ranks the cases. Default: the last.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of grid and tsne. Default: the first.")
+@click.option("--data", "images", type=click.Path(path_type=Path), help="Of grid and tsne.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Of grid and tsne.")
+@plugins
+def plot(figure: str | None, table_name: str | None, **flags: Any) -> None:
+    """Draw a figure from the records, as PNG and SVG.
+
+    Without FIGURE: all figures. TABLE is for bars only.
+    """
+    if figure is None:
+        from sfdabench.report.figures.catalogue import FIGURES
+
+        for name, entry in FIGURES.items():
+            click.echo(f"{name}: {entry.title}")
+        return
+    from sfdabench.core.progress import Progress
+    from sfdabench.run.plot import Request
+    from sfdabench.run.plot import plot as draw
+
+    for path in draw(Request(figure, table=table_name, **flags), Progress()):
+        click.echo(f"wrote {path}", err=True)
+
+
 @cli.group(cls=Group)
 def data() -> None:
     """Describe, verify and synthesise data sets."""

@@ -47,6 +47,26 @@ def write_cases(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def read_cases(record: Path) -> list[dict[str, str]]:
+    """The rows that `write_cases` left beside a record.
+
+    Raises BadInput naming the file where it is missing or of other columns.
+    """
+    path = record.with_suffix(".csv")
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(
+            f"{path}: the scores of each case cannot be read ({error}); put the file back, or "
+            "run again with --force"
+        ) from error
+    if tuple(reader.fieldnames or ()) != CASE_COLUMNS:
+        raise BadInput(f"{path}: columns must be {','.join(CASE_COLUMNS)}; run again with --force")
+    return rows
+
+
 def read(path: Path) -> dict[str, Any]:
     """One record. Raises BadInput naming the file where it is cut short or of another schema."""
     try:

@@ -1,0 +1,167 @@
+"""Mean score of each method and class, with bootstrap intervals over cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
+from sfdabench.report import benchmark as papers
+from sfdabench.report.benchmark import Benchmark, Block, Layout
+from sfdabench.report.figures import scores, style
+from sfdabench.report.runs import Comparison, Record, Variant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CONFIDENCE = 0.95
+RESAMPLES = 9999  # scipy's default
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Mean over `n` cases, and the interval in which it lies by resampling them; None for one."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def rows_of_table(
+    benchmark: Benchmark, layout: Layout, block: Block, compared: Comparison
+) -> Comparison:
+    """The variants that stand in a table's rows, in its order."""
+    chosen: dict[str, Variant] = {}
+    for row in layout.rows:
+        for variant in compared.variants:
+            if row.method == variant.runs[0]["method"] and any(
+                _is_cell(variant.runs[0], papers.full_fields(benchmark, row, column))
+                for column in layout.columns
+            ):
+                chosen.setdefault(variant.label, variant)
+    if not chosen:
+        raise BadInput(
+            f"{compared.results}: no finished run stands in a row of {layout.name}, {block.name}; "
+            f"`sfdabench table {layout.name}` shows what the rows are"
+        )
+    return compared.only(list(chosen))
+
+
+def _is_cell(record: Record, expected: papers.Fields) -> bool:
+    """Whether the run has every expected value, and the user set no other field."""
+    for name, values in expected.items():
+        have = record["fields"].get(name, {})
+        if any(field not in have or have[field] != value for field, value in values.items()):
+            return False
+        if not set(record["overrides"].get(name, {})) <= set(values):
+            return False
+    return True
+
+
+def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) -> Figure:
+    """A panel a task, a group a class, a bar a variant.
+
+    A case's score is its mean over seeds; cases that a protocol drops are left out of a mean.
+    """
+    labels = list(dict.fromkeys(v.label for part in parts for v in part.variants))
+    ink = dict(zip(labels, style.inks(len(labels)), strict=True))
+    drawn = [_bars(part, protocol, metric) for part in parts]
+    kind = "planes" if registry.load("protocols", protocol).unit == "slice" else "cases"
+    with style.styled():
+        figure = style.blank(style.WIDTH, 2.8)
+        panels = figure.subplots(1, len(parts), squeeze=False, sharey=True)[0]
+        for axes, part, bars in zip(panels, parts, drawn, strict=True):
+            _panel(axes, bars, ink)
+            if len(parts) > 1:
+                axes.set_title(style.subject(part.task, part.data))
+        unit = parts[0].variants[0].runs[0]["spacing_unit"]
+        if scores.scale(metric) == 100:
+            panels[0].set_ylim(0, 100)
+        panels[0].set_ylabel(scores.axis_label(metric, protocol, unit))
+        handles = {
+            label: handle
+            for axes in panels
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        numbers = sorted({b.n for bars in drawn for by in bars.values() for b in by.values()})
+        shown = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        style.frame(
+            figure,
+            [title] if len(parts) > 1 else [title, style.subject(parts[0].task, parts[0].data)],
+            [
+                f"whiskers: 95 % percentile bootstrap interval of the mean over n = {shown} {kind} "
+                f"({RESAMPLES} resamples)",
+                "score of a case: "
+                + style.seeds([variant.seeds for part in parts for variant in part.variants]),
+                f"protocol {protocol}",
+            ],
+            [handles[label] for label in labels],
+            labels,
+        )
+    return figure
+
+
+def _bars(part: Comparison, protocol: str, metric: str) -> dict[str, dict[str, Bar]]:
+    """Label -> class -> bar."""
+    found: dict[str, dict[str, Bar]] = {}
+    for variant in part.variants:
+        by_seed = [scores.by_case(part.path(run), protocol, metric) for run in variant.runs]
+        found[variant.label] = {}
+        for name in by_seed[0]:
+            cases = [case for case in by_seed[0][name]]
+            known = [[one[name].get(case) for one in by_seed] for case in cases]
+            kept = [[v for v in values if v is not None] for values in known]
+            found[variant.label][name] = interval([sum(v) / len(v) for v in kept if v])
+    return found
+
+
+def interval(values: Sequence[float]) -> Bar:
+    """Mean and percentile bootstrap interval; the same numbers give the same interval."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if not values:
+        raise BadInput("every case of a class is undefined here; choose another --metric")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Bar(mean, None, None, 1)
+    # BCa, scipy's default, is undefined where all cases score alike.
+    found = bootstrap(
+        (np.asarray(values),), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE,
+        method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return Bar(mean, float(found.low), float(found.high), len(values))
+
+
+def _panel(axes: Axes, bars: dict[str, dict[str, Bar]], ink: dict[str, style.Ink]) -> None:
+    from matplotlib.colors import to_rgb
+
+    classes = list(dict.fromkeys(name for by_class in bars.values() for name in by_class))
+    width = 0.84 / len(bars)
+
+    def tint(colour: str) -> list[float]:
+        return [0.75 + 0.25 * part for part in to_rgb(colour)]
+
+    for i, (label, by_class) in enumerate(bars.items()):
+        at = [k - 0.42 + (i + 0.5) * width for k, name in enumerate(classes) if name in by_class]
+        of = [by_class[name] for name in classes if name in by_class]
+        low = [bar.mean - (bar.mean if bar.low is None else bar.low) for bar in of]
+        high = [(bar.mean if bar.high is None else bar.high) - bar.mean for bar in of]
+        axes.bar(
+            at,
+            [bar.mean for bar in of],
+            width * 0.94,
+            label=label,
+            facecolor=tint(ink[label].colour),
+            edgecolor=ink[label].colour,
+            hatch=ink[label].hatch,
+            linewidth=1,
+        )
+        axes.errorbar(at, [bar.mean for bar in of], [low, high], fmt="none", ecolor="black",
+                      elinewidth=1, capsize=2)  # fmt: skip
+    axes.set_xticks(range(len(classes)), [name.replace("_", " ") for name in classes])
+    axes.grid(visible=False, axis="x")

@@ -1,0 +1,87 @@
+"""Dice on the test cases after every epoch, from the selection audit of each run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sfdabench.core.errors import BadInput
+from sfdabench.report.figures import scores, style
+from sfdabench.report.runs import Comparison, Variant
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw(compared: Comparison, protocol: str, title: str, note: str = "") -> Figure:
+    """Mean over seeds and their range, with the last epoch and the best one marked.
+
+    Epoch 0 is the unadapted source model. Raises BadInput where no variant has epochs.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    moving = [variant for variant in compared.variants if all(r["audit"] for r in variant.runs)]
+    if not moving:
+        labels = ", ".join(variant.label for variant in compared.variants)
+        raise BadInput(
+            f"{compared.results}, {compared.task}: {labels} has no epochs to draw; "
+            f"make a run that has: {compared.command('cbmt')}"
+        )
+    with style.styled():
+        figure = style.blank(style.WIDTH, 3.2)
+        axes = figure.subplots()
+        for variant, ink in zip(moving, style.inks(len(moving)), strict=True):
+            _line(axes, variant, protocol, ink)
+        runs = [run for variant in moving for run in variant.runs]
+        start = scores.unadapted(runs, protocol)
+        axes.axhline(start, label="source_only", **style.BASELINE)
+        axes.plot([], [], "*", color="white", markeredgecolor="black", markersize=10,
+                  label="best epoch (oracle)")  # fmt: skip
+        axes.plot([], [], "o", color="black", label="last epoch (deployed)")
+        axes.set_xlabel("epoch of adaptation (0: source model)")
+        axes.set_ylabel("Dice, mean over classes (%)")
+        axes.set_xlim(0, max(len(run["audit"]["dice_by_epoch"][protocol]) for run in runs))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        several = any(len(variant.runs) > 1 for variant in moving)
+        style.frame(
+            figure,
+            [title, style.subject(compared.task, compared.data)],
+            [
+                style.seeds([variant.seeds for variant in moving]),
+                "band: range over seeds" if several else "",
+                f"n = {runs[0]['cases']['test']} test cases",
+                f"protocol {protocol}",
+                "the best epoch is picked on test labels, which no user has",
+                note,
+            ],
+            *axes.get_legend_handles_labels(),
+        )
+    return figure
+
+
+def _dice(variant: Variant, protocol: str) -> np.ndarray:
+    """(seeds, 1 + epochs) mean Dice in percent, the unadapted model first."""
+    import numpy as np
+
+    curves = []
+    for run in variant.runs:
+        scores.scored(run, protocol)
+        before = scores.mean_dice(run["source_only"]["scores"][protocol])
+        by_epoch = run["audit"]["dice_by_epoch"][protocol]
+        curves.append([before, *(100 * value for value in by_epoch)])
+    return np.array(curves)
+
+
+def _line(axes: Axes, variant: Variant, protocol: str, ink: style.Ink) -> None:
+    dice = _dice(variant, protocol)
+    mean, epochs = dice.mean(axis=0), range(dice.shape[1])
+    last, best = len(mean) - 1, 1 + int(mean[1:].argmax())
+    if len(dice) > 1:
+        low, high = dice.min(axis=0), dice.max(axis=0)
+        axes.fill_between(epochs, low, high, color=ink.colour, alpha=0.15, linewidth=0)
+    axes.plot(epochs, mean, color=ink.colour, linestyle=ink.dash, marker=ink.marker,
+              markevery=[last], label=variant.label, clip_on=False, zorder=4)  # fmt: skip
+    if last > 1:
+        axes.plot(best, mean[best], "*", color="white", markeredgecolor=ink.colour, markersize=12,
+                  markeredgewidth=1.3, clip_on=False, zorder=3 if best == last else 5)  # fmt: skip

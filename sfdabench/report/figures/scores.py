@@ -1,0 +1,72 @@
+"""Scores of records in the units that figures print."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
+from sfdabench.core.near import unknown
+from sfdabench.report.runs import Record
+from sfdabench.store import records
+
+PERCENT = frozenset({"dice", "iou", "precision", "recall", "specificity"})
+NAMES = {"dice": "Dice", "iou": "IoU", "hd": "HD", "hd95": "HD95", "assd": "ASSD"}
+Cases = dict[str, dict[str, float | None]]  # class -> case -> value, None where dropped
+
+
+def scale(metric: str) -> float:
+    """What a stored score is multiplied by to be in its printed unit."""
+    return 100.0 if metric in PERCENT else 1.0
+
+
+def axis_label(metric: str, protocol: str, spacing_unit: str) -> str:
+    """A metric with its unit."""
+    name = NAMES.get(metric) or NAMES.get(metric.partition("_")[0]) or metric
+    if metric in PERCENT:
+        return f"{name} (%)"
+    pixels = registry.load("protocols", protocol).spacing == "pixel" or spacing_unit == "pixel"
+    return f"{name} ({'px' if pixels else 'mm'})"
+
+
+def scored(record: Record, protocol: str) -> Mapping[str, Any]:
+    """The scores of a run under a protocol. Raises BadInput where it was not scored by it."""
+    if protocol not in record["scores"]:
+        raise BadInput(
+            f"{record['path']}: {unknown('protocol of this record', protocol, record['scores'])}; "
+            f"`sfdabench run ... --protocol {protocol}` scores by it too"
+        )
+    return record["scores"][protocol]
+
+
+def mean_dice(scores: Mapping[str, Any]) -> float:
+    """Mean over classes in percent, as the audit takes it: 0 where no class has a Dice."""
+    known = [one["dice"]["mean"] for one in scores.values() if one["dice"]["mean"] is not None]
+    return 100 * statistics.fmean(known or [0.0])
+
+
+def unadapted(runs: Iterable[Record], protocol: str) -> float:
+    """Mean Dice of the source models in percent, one a seed, however many runs start from it."""
+    by_seed = {run["seed"]: mean_dice(run["source_only"]["scores"][protocol]) for run in runs}
+    return statistics.fmean(by_seed.values())
+
+
+def by_case(path: Path, protocol: str, metric: str, model: str = "deployed") -> Cases:
+    """Scores beside the record at `path`, in their printed unit.
+
+    Raises BadInput where the file is missing or holds no such protocol or metric.
+    """
+    rows = [r for r in records.read_cases(path) if (r["protocol"], r["model"]) == (protocol, model)]
+    metrics = {row["metric"] for row in rows}
+    where = f"{path.with_suffix('.csv')}, protocol {protocol}"
+    if metric not in metrics:
+        raise BadInput(f"{where}: {unknown('metric', metric, metrics)}")
+    found: Cases = {}
+    for row in rows:
+        if row["metric"] == metric:
+            value = float(row["value"]) * scale(metric) if row["value"] else None
+            found.setdefault(row["class"], {})[row["case"]] = value
+    return found

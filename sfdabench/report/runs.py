@@ -1,0 +1,202 @@
+"""Which recorded runs may stand in one figure: one task, one kind of data, one source model a seed.
+
+Reads the store only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
+from sfdabench.core.near import unknown
+from sfdabench.store import records
+
+Record = Mapping[str, Any]
+SETTINGS = ("none", "SFDA", "UDA", "supervised")  # the order in which variants are shown
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Finished runs of a method under one set of field values: one a seed, in the order of seeds.
+
+    label: the method, and each field that differs from its default, such as "cbmt alpha=0.5".
+    """
+
+    label: str
+    runs: tuple[Record, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of `runs`."""
+        return tuple(run["seed"] for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants that may be set side by side; `problems` names records that could not be used."""
+
+    results: Path
+    task: str
+    data: str
+    profile: str
+    variants: tuple[Variant, ...]
+    problems: tuple[str, ...]
+
+    def path(self, run: Record) -> Path:
+        """The record's file."""
+        return self.results / run["path"]
+
+    def variant(self, label: str) -> Variant:
+        """The variant of that label. Raises BadInput that names its command where it was not run.
+
+        What was run is said too: a variant's label has every field that was changed.
+        """
+        for variant in self.variants:
+            if variant.label == label:
+                return variant
+        recorded = ", ".join(f"'{variant.label}'" for variant in self.variants)
+        raise BadInput(
+            f"{self.results}: no finished run '{label}' of {self.task} ({self.data} data, "
+            f"{self.profile} profile); recorded: {recorded}. Make it: {self.command(label)}"
+        )
+
+    def only(self, labels: Sequence[str]) -> Comparison:
+        """The variants of these labels, in their order; all of them where none is named."""
+        chosen = tuple(self.variant(label) for label in labels)
+        return replace(self, variants=chosen or self.variants)
+
+    def command(self, label: str) -> str:
+        """The command that makes a run of this label that may stand in this comparison."""
+        parts = [command(self.task, label, self.results)]
+        changes = self.variants[0].runs[0].get("source_overrides", {})
+        parts += [f"--source-set {name}={value}" for name, value in changes.items()]
+        parts += ["--data DIR"] if self.data == "real" else []
+        usual = "paper" if self.data == "real" else "phantom"
+        parts += [f"--profile {self.profile}"] if self.profile != usual else []
+        return " ".join(parts)
+
+
+def label_of(record: Record) -> str:
+    """A run's name: method and changed fields; in a chain each field with its method."""
+    chain = record["method"].split("+")
+    prefix = "{}." if len(chain) > 1 else ""
+    changes = [
+        f"{prefix.format(name)}{field}={value}"
+        for name, fields in record["overrides"].items()
+        for field, value in sorted(fields.items())
+    ]
+    return " ".join([record["method"], *changes])
+
+
+def command(task: str, label: str, results: Path) -> str:
+    """The command that makes a run of this label on the phantom."""
+    method, *settings = label.split(" ")
+    parts = ["sfdabench run --method", method, "--task", task]
+    parts += [f"--set {setting}" for setting in settings]
+    return " ".join([*parts, "--out", str(results)])
+
+
+def compare(
+    results: Path, task: str | None, *, kind: str | None = None, profile: str | None = None
+) -> Comparison:
+    """The finished runs below `results` on a task, by variant.
+
+    task: may be None where the folder holds one task only. kind, profile: needed where it holds
+    several. Raises BadInput where there is nothing to show, where kinds are mixed, and where runs
+    of one seed do not share source model and data, or any two the source recipe.
+    """
+    if not results.is_dir():
+        raise BadInput(
+            f"--results {results}: no such folder; `sfdabench run --method cbmt --task "
+            f"{task or 'refuge2rimone'} --out {results}` makes it"
+        )
+    everything, problems = records.read_all(results)
+    task = _task(results, task, {record["task"] for record in everything})
+    found: Sequence[Record] = [record for record in everything if record["task"] == task]
+    found = _one(found, "data", "--kind", kind, f"{results}, {task}")
+    found = _one(found, "profile", "--profile", profile, f"{results}, {task}")
+    variants: dict[str, dict[int, Record]] = {}
+    for record in sorted(found, key=_place):
+        what = f"{record['path']} ({label_of(record)}, seed {record['seed']})"
+        if record["status"] != "done":
+            problems.append(f"{what}: failed ({record.get('reason')}), left out")
+        elif record["seed"] in (by_seed := variants.setdefault(label_of(record), {})):
+            problems.append(f"{what}: recorded before in {by_seed[record['seed']]['path']}")
+        else:
+            by_seed[record["seed"]] = record
+    runs = [record for by_seed in variants.values() for record in by_seed.values()]
+    if not runs:
+        raise BadInput(f"{results}: no run of {task} is finished; {'; '.join(problems)}")
+    _check_one_comparison(f"{results}, {task}", runs)
+    return Comparison(
+        results,
+        task,
+        runs[0]["data"],
+        runs[0]["profile"],
+        tuple(
+            Variant(label, tuple(run for _, run in sorted(by_seed.items())))
+            for label, by_seed in variants.items()
+        ),
+        tuple(problems),
+    )
+
+
+def _task(results: Path, task: str | None, recorded: set[str]) -> str:
+    """The task to show; named, or the only one."""
+    listed = ", ".join(sorted(recorded)) or "none"
+    if task is None:
+        if len(recorded) != 1:
+            raise BadInput(f"{results}: holds records of these tasks: {listed}; add --task NAME")
+        return recorded.pop()
+    task = registry.canonical("tasks", task)
+    if task not in recorded:
+        known = registry.names("tasks")
+        if task not in known:
+            raise BadInput(f"--task {task}: {unknown('task', task, known)}")
+        raise BadInput(
+            f"{results}: no record of task {task} (recorded: {listed}); make one: "
+            f"{command(task, 'cbmt', results)}"
+        )
+    return task
+
+
+def _one(
+    found: Sequence[Record], field: str, flag: str, wanted: str | None, where: str
+) -> list[Record]:
+    """The records whose `field` is `wanted`; several values and none wanted is an error."""
+    values = sorted({record[field] for record in found})
+    if wanted is None and len(values) > 1:
+        options = " or ".join(f"{flag} {value}" for value in values)
+        raise BadInput(f"{where}: records of {field} {' and '.join(values)}; add {options}")
+    if wanted is not None and wanted not in values:
+        raise BadInput(f"{flag} {wanted}: {where} holds {field} {' and '.join(values)} only")
+    return [record for record in found if wanted in (None, record[field])]
+
+
+def _place(record: Record) -> tuple[int, str, str]:
+    setting = record.get("setting")
+    return (SETTINGS.index(setting) if setting in SETTINGS else 1, label_of(record), record["path"])
+
+
+def _check_one_comparison(where: str, runs: Sequence[Record]) -> None:
+    """Raise BadInput where runs differ in what a comparison holds fixed."""
+    # A supervised bound may learn from another split, which its hash of the data counts.
+    blind = [run for run in runs if run.get("setting") != "supervised"]
+    checks: list[tuple[str, Iterable[Record], Callable[[Record], Any], str]] = [
+        ("source models", runs, lambda run: run["seed"], "source_sha256"),
+        ("states of the data", blind, lambda run: run["seed"], "manifest_sha256"),
+        ("source recipes", runs, lambda run: None, "recipe"),
+    ]
+    for what, members, group, field in checks:
+        first: dict[Any, Record] = {}
+        for run in members:
+            other = first.setdefault(group(run), run)
+            if other.get(field) != run.get(field):
+                raise BadInput(
+                    f"{where}: different {what} in one comparison ({other['path']} and "
+                    f"{run['path']}); move the records that do not belong here to another folder"
+                )

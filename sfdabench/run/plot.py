@@ -1,0 +1,240 @@
+"""`sfdabench plot`: a figure's name and flags -> its files. torch only where weights are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.near import unknown
+from sfdabench.core.paths import check_writable, data_root
+from sfdabench.core.progress import Progress
+from sfdabench.report import benchmark as papers
+from sfdabench.report.figures import bars, curves, grid, style, sweep, tsne
+from sfdabench.report.figures.catalogue import Entry, Kind, find
+from sfdabench.report.runs import Comparison, compare
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = Path("figures")
+ALLOWED: dict[Kind, frozenset[str]] = {
+    "curves": frozenset({"methods", "protocol"}),
+    "sweep": frozenset({"methods", "protocol", "field"}),
+    "bars": frozenset({"table", "methods", "protocol", "metric"}),
+    "grid": frozenset({"methods", "seed", "by", "images", "device"}),
+    "tsne": frozenset({"methods", "seed", "images", "device"}),
+}
+FLAGS = {"table": "TABLE", "methods": "--method", "images": "--data"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; None and () where a flag was not given."""
+
+    figure: str
+    results: Path
+    out: Path | None = None
+    table: str | None = None
+    task: str | None = None
+    methods: tuple[str, ...] = ()
+    kind: str | None = None
+    profile: str | None = None
+    protocol: str | None = None
+    metric: str | None = None
+    field: str | None = None
+    seed: int | None = None
+    by: str | None = None
+    images: Path | None = None
+    device: str | None = None
+
+
+def plot(asked: Request, progress: Progress) -> list[Path]:
+    """Draw and save; returns the files. Raises BadInput before anything is computed."""
+    entry = find(asked.figure)
+    _check_flags(asked, entry)
+    out = asked.out or FOLDER
+    if entry.kind == "bars":
+        check_writable(out, "--out")
+        figure, name = _bars(asked, progress)
+    else:
+        task = asked.task or entry.task
+        compared = compare(asked.results, task, kind=asked.kind, profile=asked.profile)
+        for problem in compared.problems:
+            progress.say(problem)
+        if entry.kind == "grid" and compared.data == "real":
+            _check_private(asked.out)
+        check_writable(out, "--out")
+        figure = DRAWN[entry.kind](asked, entry, compared, progress)
+        usual = compared.task == entry.task
+        name = asked.figure if usual else f"{asked.figure}-{compared.task}"
+    return style.save(figure, out, name)
+
+
+def _check_flags(asked: Request, entry: Entry) -> None:
+    """Refuse what this figure would not look at."""
+    every = frozenset().union(*ALLOWED.values())
+    for name in sorted(every - ALLOWED[entry.kind]):
+        if getattr(asked, name) not in (None, ()):
+            flag = FLAGS.get(name, f"--{name}")
+            raise BadInput(f"{flag}: has no meaning for figure {asked.figure}")
+    if asked.table and (asked.task or asked.methods):
+        raise BadInput("TABLE names tasks and methods; give no --task or --method beside it")
+
+
+def _chosen(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Comparison:
+    """What --method names; else those of the entry that were run, and a line on each other."""
+    if asked.methods:
+        return compared.only(asked.methods)
+    recorded = {variant.label for variant in compared.variants}
+    missing = [label for label in entry.methods if label not in recorded]
+    if entry.methods and len(missing) == len(entry.methods):
+        return compared.only(entry.methods)  # raises, with the command
+    for label in missing:
+        progress.say(f"{asked.figure}: {label} was not run; {compared.command(label)}")
+    return compared.only([label for label in entry.methods if label in recorded])
+
+
+def _curves(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
+    chosen = _chosen(asked, entry, compared, progress)
+    return curves.draw(chosen, asked.protocol or entry.protocol, _title(entry), entry.note)
+
+
+def _title(entry: Entry) -> str:
+    return entry.title.partition(";")[0]
+
+
+def _sweep(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
+    methods, field = asked.methods or entry.methods, asked.field or entry.field
+    if len(methods) != 1 or field is None:
+        raise BadInput(f"{asked.figure}: give one --method and the --field to sweep over")
+    wanted = entry.values if (methods, field) == (entry.methods, entry.field) else ()
+    figure, missing = sweep.draw(
+        compared,
+        methods[0],
+        field,
+        asked.protocol or entry.protocol,
+        _title(entry) if entry.task else "",
+        wanted,
+    )
+    for made in missing:
+        progress.say(f"{asked.figure}: a value was not run; {made}")
+    return figure
+
+
+def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
+    protocol, metric = asked.protocol or "strict", asked.metric or "dice"
+    if asked.table is None:
+        compared = compare(asked.results, asked.task, kind=asked.kind, profile=asked.profile)
+        for problem in compared.problems:
+            progress.say(problem)
+        parts, title = [compared.only(asked.methods)], "Score by method and class"
+        return bars.draw(parts, protocol, metric, title), f"bars-{compared.task}"
+    known = papers.find()
+    if asked.table not in known:
+        raise BadInput(unknown("table", asked.table, known))
+    benchmark = known[asked.table][1]
+    layout = benchmark.table(asked.table)
+    if any(column.curve for column in layout.columns):
+        raise BadInput(f"{asked.table}: holds no score of a case; `sfdabench table` shows it")
+    parts, absent = [], []
+    for block in layout.blocks:
+        try:
+            compared = compare(asked.results, block.task, kind=asked.kind, profile=asked.profile)
+            parts.append(bars.rows_of_table(benchmark, layout, block, compared))
+        except BadInput as error:
+            absent.append(str(error))
+    if not parts:
+        raise BadInput("\n".join(absent))
+    for problem in [*absent, *(p for part in parts for p in part.problems)]:
+        progress.say(problem)
+    if len({(part.data, part.profile) for part in parts}) > 1:
+        raise BadInput(f"{asked.table}: its tasks hold other kinds; add --kind and --profile")
+    title = f"{benchmark.paper.venue}, {layout.title}"
+    return bars.draw(parts, protocol, metric, title), f"bars-{asked.table}"
+
+
+def _weights_of(
+    asked: Request, compared: Comparison, labels: list[str]
+) -> tuple[int, dict[str, Path], Path | None]:
+    """The seed, each label's record of it, and the data; every weight is there."""
+    data = data_root(asked.images) if compared.data == "real" else None
+    variants = [compared.variant(label) for label in labels]
+    shared = sorted(set.intersection(*(set(variant.seeds) for variant in variants)))
+    if not shared:
+        raise BadInput(f"{', '.join(labels)}: no seed in common; run each with the same --seed")
+    seed = shared[0] if asked.seed is None else asked.seed
+    if seed not in shared:
+        raise BadInput(f"--seed {seed}: all of {', '.join(labels)} have seed {shared}")
+    paths = {variant.label: compared.path(variant.runs[variant.seeds.index(seed)])
+             for variant in variants}  # fmt: skip
+    for label, path in paths.items():
+        if not path.with_suffix(".safetensors").is_file():
+            raise BadInput(
+                f"{path.with_suffix('.safetensors')}: the weights of this record are not beside "
+                f"it; put them there, or make them anew: {compared.command(label)} --seed {seed} "
+                "--force"
+            )
+    return seed, paths, data
+
+
+def _check_private(out: Path | None) -> None:
+    """Pictures of patients go where the user says, and into no repository."""
+    if out is None:
+        raise BadInput("--out: say where pictures of real patients may be written")
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / ".git").exists():
+            raise BadInput(f"--out {out}: lies in the repository {folder}; pictures of patients "
+                           "must not be committed, name a folder outside")  # fmt: skip
+
+
+def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
+    from sfdabench.run.pictures import pictures
+
+    methods = [v.label for v in _chosen(asked, entry, compared, progress).variants]
+    labels = list(dict.fromkeys(["source_only", *methods]))
+    seed, paths, data = _weights_of(asked, compared, labels)
+    if asked.by not in (None, *labels):
+        raise BadInput(f"--by {asked.by}: {unknown('run of this figure', asked.by or '', labels)}")
+    judge = compared.variant(asked.by or labels[-1])
+    cases = grid.choose(compared, judge, seed)
+    shown, classes = pictures(paths, [*cases.values()], data, asked.device or "auto", progress)
+    dice = {label: grid.dice_by_case(compared, compared.variant(label), seed) for label in labels}
+    return grid.draw(
+        dict(zip(cases, shown, strict=True)),
+        dice,
+        classes,
+        [_title(entry), style.subject(compared.task, compared.data)],
+        [
+            f"ranked among n = {len(dice[labels[-1]])} test cases by the strict Dice of "
+            f"{judge.label}, mean over what is scored, seed {seed}",
+            "cut to what is outlined"
+            + ("" if shown[0].plane is None else "; the plane with the largest reference area"),
+        ],
+    )
+
+
+def _tsne(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
+    from sfdabench.run.pictures import features
+
+    methods = asked.methods or entry.methods
+    if len(methods) != 1:
+        there = ", ".join(f"'{v.label}'" for v in compared.variants if v.label != "source_only")
+        raise BadInput(f"{asked.figure}: give one --method of those recorded: {there}")
+    seed, paths, data = _weights_of(asked, compared, ["source_only", methods[0]])
+    found = features(paths, data, asked.device or "auto", progress)
+    return tsne.draw(
+        {"before: source_only": found["source_only"], f"after: {methods[0]}": found[methods[0]]},
+        [_title(entry), style.subject(compared.task, compared.data)],
+        ["logits of the test planes of each site", f"seed {seed}", entry.note],
+    )
+
+
+DRAWN: dict[Kind, Callable[[Request, Entry, Comparison, Progress], Figure]] = {
+    "curves": _curves,
+    "sweep": _sweep,
+    "grid": _grid,
+    "tsne": _tsne,
+}
