@@ -30,6 +30,8 @@ PLUGINS = Path(__file__).parent / "plugins"
         (["list", "method"], "did you mean methods"),
         (["show", "cbmtt"], "did you mean cbmt"),
         (["table", "cbmt-9"], "did you mean cbmt-"),
+        (["plot", "curve"], "did you mean curves"),
+        (["plot", "curves", "--results", "/absent"], "no such folder; `sfdabench run"),
         (["check", "cbmtt"], "did you mean cbmt"),
         (["data", "describe", "refug"], "did you mean refuge"),
         (["data", "verify", "refuge"], "--data DIR"),
@@ -195,6 +197,7 @@ def test_doctor(sfdabench, monkeypatch, tmp_path):
         ["--help"],
         ["list", "methods"],
         ["list", "tables"],
+        ["plot"],
         ["run", "--help"],
         ["sweep", "--help"],
         ["regress", "--help"],
@@ -207,7 +210,8 @@ def test_light_commands_import_no_heavy_library(arguments):
         "from sfdabench.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'monai', 'numpy', 'scipy', 'pandas', 'rich', 'PIL'} & set(sys.modules)\n"
+        "heavy = {'torch', 'monai', 'numpy', 'scipy', 'pandas', 'rich', 'PIL', 'matplotlib'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run(

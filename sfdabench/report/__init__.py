@@ -1,1 +1,1 @@
-"""STAGE 7: tables from the store; imports no torch."""
+"""STAGE 7: tables and figures from the store; imports no torch."""

@@ -160,6 +160,8 @@ def _weights_of(
     asked: Request, compared: Comparison, labels: list[str]
 ) -> tuple[int, dict[str, Path], Path | None]:
     """The seed, each label's record of it, and the data; every weight is there."""
+    if compared.data == "phantom" and asked.images is not None:
+        raise BadInput("--data: these records are of the phantom; add --kind real, or leave it out")
     data = data_root(asked.images) if compared.data == "real" else None
     variants = [compared.variant(label) for label in labels]
     shared = sorted(set.intersection(*(set(variant.seeds) for variant in variants)))

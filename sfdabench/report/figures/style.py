@@ -129,7 +129,9 @@ def seeds(numbers: Sequence[Sequence[int]]) -> str:
         listed = ", ".join(map(str, distinct[0]))
         return f"seed {listed}" if len(distinct[0]) == 1 else f"mean over seeds {listed}"
     fewest, most = (pick(len(one) for one in distinct) for pick in (min, max))
-    return "one seed a variant" if most == 1 else f"mean over {fewest} to {most} seeds a variant"
+    if most == 1:
+        return "one seed a variant"
+    return f"mean over {fewest if fewest == most else f'{fewest} to {most}'} seeds a variant"
 
 
 def save(figure: Figure, out: Path, name: str) -> list[Path]:

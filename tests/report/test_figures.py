@@ -1,0 +1,577 @@
+"""Figures from records written by hand: what they show, and what they refuse."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.paths import shipped
+from sfdabench.core.progress import Progress
+from sfdabench.report import runs
+from sfdabench.report.figures import bars, catalogue, curves, grid, scores, style, sweep, tsne
+from sfdabench.run import plot as plotting
+from sfdabench.run.plot import Request, plot
+from sfdabench.store.records import CASE_COLUMNS
+
+TASK = "refuge2rimone"
+FIELDS = {
+    "source_only": {},
+    "cbmt": {"epochs": 3, "ema": 0.98, "alpha": 0.2},
+    "mean_teacher": {"epochs": 3, "ema": 0.98},
+    "pseudo_label": {"epochs": 3},
+    "supervised": {"epochs": 3},
+}
+SETTING = {"source_only": "none", "supervised": "supervised"}
+
+
+def means(dice):
+    return {
+        protocol: {name: {"dice": {"mean": dice}} for name in ("cup", "disc")}
+        for protocol in ("strict", "cbmt")
+    }
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def put(results):
+    """Write a record and its cases: put(method, seed, Dice by epoch, fields set by the user).
+
+    cases: class -> case -> strict Dice of the last epoch, None where undefined.
+    """
+
+    def write(method, seed=0, dice=(0.6, 0.8, 0.7), changes=None, cases=None, **keys):
+        changes = changes or {}
+        best = int(np.argmax(dice))
+        audit = {
+            "dice_by_epoch": {name: list(dice) for name in ("strict", "cbmt")},
+            "best": {"epoch": {"strict": best, "cbmt": best}, "scores": means(max(dice))},
+        }
+        record = {
+            **{"schema": 1, "status": "done", "reason": None, "task": TASK, "method": method},
+            **{"setting": SETTING.get(method, "SFDA"), "seed": seed, "profile": "phantom"},
+            **{"data": "phantom", "manifest_sha256": f"da{seed}", "source_sha256": f"50{seed}"},
+            **{"deployed_sha256": "d", "recipe": {"size": 96}, "source_overrides": {}},
+            **{"device": "cpu", "precision": "float32", "spacing_unit": "pixel"},
+            "fields": {method: FIELDS[method] | changes},
+            "overrides": {method: changes},
+            "cases": {"adapt": 9, "test": 3},
+            "scores": means(dice[-1]),
+            "source_only": {"scores": means(0.5 + seed / 10)},
+            "audit": None if method == "source_only" else audit,
+            **keys,
+        }
+        folder = results / record["task"] / method
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{len(list(folder.iterdir()))}.json"
+        path.write_text(json.dumps(record), encoding="utf-8")
+        cases = cases or {name: {"a": 0.9, "b": 0.8, "c": 0.7} for name in ("cup", "disc")}
+        with path.with_suffix(".csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(CASE_COLUMNS)
+            for class_, by_case in cases.items():
+                for case, value in by_case.items():
+                    text = "" if value is None else repr(value)
+                    rows.writerow(["strict", "deployed", case, class_, "dice", text, 0])
+                    rows.writerow(["strict", "source_only", case, class_, "dice", "0.1", 0])
+        return path
+
+    return write
+
+
+@pytest.fixture
+def draw(results, tmp_path, monkeypatch):
+    """draw(name, **flags) -> the figure that `sfdabench plot` saved, and the lines it said."""
+
+    def run(name, **flags):
+        said, figures = [], []
+
+        def save(figure, out, stem):
+            figures.append(figure)
+            return [out / stem]
+
+        monkeypatch.setattr(style, "save", save)
+        progress = Progress(quiet=True)
+        monkeypatch.setattr(progress, "say", said.append)
+        flags = {"out": tmp_path / "figures", "results": results} | flags
+        plot(Request(name, **flags), progress)
+        return figures[0], said
+
+    return run
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def texts(figure):
+    """Title and caption, their line breaks undone."""
+    return [text.get_text().replace("\n", " ") for text in figure.texts]
+
+
+def line(figure, label):
+    return next(one for one in figure.axes[0].lines if one.get_label() == label)
+
+
+# --- which runs are compared ------------------------------------------------------------------
+
+
+def test_variants_are_labelled_and_ordered(results, put):
+    put("supervised")
+    put("cbmt", seed=1, changes={"ema": 0.9, "alpha": 0.1})
+    put("cbmt", seed=1)
+    put("cbmt", seed=0)
+    put("source_only")
+    compared = runs.compare(results, None)
+    labels = [variant.label for variant in compared.variants]
+    assert labels == ["source_only", "cbmt", "cbmt alpha=0.1 ema=0.9", "supervised"]
+    assert compared.variant("cbmt").seeds == (0, 1)
+    assert compared.only(["supervised", "cbmt"]).variants[0].label == "supervised"
+    assert not compared.problems
+
+
+def test_a_chain_names_the_method_of_each_field():
+    record = {
+        "method": "adabn+cbmt",
+        "overrides": {"adabn": {}, "cbmt": {"ema": 0.9}},
+    }
+    assert runs.label_of(record) == "adabn+cbmt cbmt.ema=0.9"
+
+
+def test_a_run_that_is_missing_is_named_with_its_command(results, put):
+    put("cbmt", data="real", profile="paper", source_overrides={"size": 128})
+    compared = runs.compare(results, TASK)
+    with pytest.raises(BadInput, match="recorded: 'cbmt'") as error:
+        compared.variant("cbmt ema=0.9")
+    assert (
+        f"sfdabench run --method cbmt --task {TASK} --set ema=0.9 --out {results} "
+        "--source-set size=128 --data DIR" in str(error.value)
+    )
+
+
+def test_failed_and_repeated_runs_are_left_out_and_said(results, put):
+    put("cbmt")
+    put("cbmt")
+    put("cbmt", seed=1, status="failed", reason="diverged")
+    compared = runs.compare(results, TASK)
+    assert compared.variant("cbmt").seeds == (0,)
+    assert any("recorded before" in problem for problem in compared.problems)
+    assert any("seed 1): failed (diverged)" in problem for problem in compared.problems)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"data": "real"}, "add --kind phantom or --kind real"),
+        ({"profile": "paper"}, "add --profile paper or --profile phantom"),
+        ({"task": "refuge2drishti"}, "add --task NAME"),
+        ({"source_sha256": "other"}, "different source models"),
+        ({"manifest_sha256": "other"}, "different states of the data"),
+        ({"recipe": {"size": 64}}, "different source recipes"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(results, put, other, message):
+    put("cbmt")
+    put("pseudo_label", **other)
+    with pytest.raises(BadInput, match=message):
+        runs.compare(results, None)
+
+
+def test_a_kind_can_be_chosen(results, put):
+    put("cbmt")
+    put("pseudo_label", data="real")
+    assert runs.compare(results, TASK, kind="real").variants[0].label == "pseudo_label"
+    with pytest.raises(BadInput, match="--profile paper"):
+        runs.compare(results, TASK, kind="real", profile="paper")
+
+
+def test_a_supervised_bound_may_learn_from_another_split(results, put):
+    put("cbmt")
+    put("supervised", manifest_sha256="other")
+    assert len(runs.compare(results, TASK).variants) == 2
+
+
+def test_nothing_to_show_names_the_command(results, put, tmp_path):
+    with pytest.raises(BadInput, match="no such folder; `sfdabench run --method cbmt"):
+        runs.compare(tmp_path / "absent", TASK)
+    put("cbmt", status="failed", reason="diverged")
+    with pytest.raises(BadInput, match=r"is finished.*diverged"):
+        runs.compare(results, TASK)
+    with pytest.raises(BadInput, match="make one: sfdabench run --method cbmt --task hgg2lgg"):
+        runs.compare(results, "hgg2lgg")
+    with pytest.raises(BadInput, match="did you mean refuge2rimone"):
+        runs.compare(results, "refuge2rimon")
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+def test_units():
+    assert scores.axis_label("dice", "strict", "mm") == "Dice (%)"
+    assert scores.axis_label("assd", "strict", "mm") == "ASSD (mm)"
+    assert scores.axis_label("assd", "strict", "pixel") == "ASSD (px)"
+    assert scores.axis_label("assd_mean", "cbmt", "mm") == "ASSD (px)"
+
+
+def test_cases_are_read_in_their_printed_unit(put):
+    path = put("cbmt", cases={"cup": {"a": 0.25, "b": None}})
+    assert scores.by_case(path, "strict", "dice") == {"cup": {"a": 25.0, "b": None}}
+    assert scores.by_case(path, "strict", "dice", model="source_only")["cup"]["a"] == 10.0
+    with pytest.raises(BadInput, match="unknown metric 'dcie': did you mean dice"):
+        scores.by_case(path, "strict", "dcie")
+    path.with_suffix(".csv").write_text("case,value\n")
+    with pytest.raises(BadInput, match="columns must be"):
+        scores.by_case(path, "strict", "dice")
+    path.with_suffix(".csv").unlink()
+    with pytest.raises(BadInput, match=r"\.csv: the scores of each case cannot be read"):
+        scores.by_case(path, "strict", "dice")
+
+
+# --- style ------------------------------------------------------------------------------------
+
+
+def test_inks_are_told_apart_by_colour_and_without_it():
+    assert len(set(style.COLOURS)) == len(style.COLOURS)
+    inks = style.inks(28)
+    assert len({(ink.colour, ink.dash) for ink in inks}) == 28
+    first = inks[:7]
+    assert len({ink.marker for ink in first}) == len({ink.hatch for ink in first}) == 7
+    with pytest.raises(BadInput, match="add --method"):
+        style.inks(29)
+
+
+@pytest.mark.parametrize(
+    ("vision", "least"),
+    [
+        (np.eye(3), 0.15),
+        ([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]], 0.15),
+        ([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]], 0.15),
+        # here Okabe and Ito's blue and green come near each other; dash and marker remain
+        ([[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]], 0.1),
+    ],
+    ids=["normal", "protanopia", "deuteranopia", "tritanopia"],
+)
+def test_colours_are_far_apart_for_every_colour_vision(vision, least):
+    """Distances in RGB after Machado et al., 2009, on linear RGB, severity 1."""
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in style.COLOURS])
+    seen = np.clip(rgb**2.2 @ np.transpose(vision), 0, 1) ** (1 / 2.2)
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    assert apart[~np.eye(len(rgb), dtype=bool)].min() > least
+
+
+def test_seeds_in_words():
+    assert style.seeds([(0,), (0,)]) == "seed 0"
+    assert style.seeds([(0, 1)]) == "mean over seeds 0, 1"
+    assert style.seeds([(0,), (1,)]) == "one seed a variant"
+    assert style.seeds([(0,), (0, 1, 2)]) == "mean over 1 to 3 seeds a variant"
+    assert style.seeds([(0, 1), (1, 2)]) == "mean over 2 seeds a variant"
+
+
+def test_files_are_whole_not_blank_and_the_same_twice(results, put, tmp_path):
+    put("cbmt")
+    asked = Request("curves", results, out=tmp_path / "one")
+    png, svg = plot(asked, Progress(quiet=True))
+    assert (png.name, svg.name) == (f"curves-{TASK}.png", f"curves-{TASK}.svg")
+    with Image.open(png) as image:
+        assert min(image.size) > 500
+        assert len(image.convert("RGB").getcolors(2**24)) > 20
+    assert b"</svg>" in svg.read_bytes()
+    again = plot(Request("curves", results, out=tmp_path / "two"), Progress(quiet=True))
+    assert [path.read_bytes() for path in again] == [png.read_bytes(), svg.read_bytes()]
+
+
+# --- curves -----------------------------------------------------------------------------------
+
+
+def test_curves_are_means_over_seeds_from_the_unadapted_model_on(put, draw):
+    put("cbmt", seed=0, dice=(0.6, 0.8, 0.7))
+    put("cbmt", seed=1, dice=(0.8, 0.8, 0.5))
+    put("source_only")
+    figure, _ = draw("curves")
+    drawn = line(figure, "cbmt")
+    assert list(drawn.get_xdata()) == [0, 1, 2, 3]
+    assert drawn.get_ydata() == pytest.approx([55, 70, 80, 60])
+    assert drawn.get_markevery() == [3]
+    star = next(one for one in figure.axes[0].lines if one.get_marker() == "*")
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (2, pytest.approx(80))
+    assert line(figure, "source_only").get_ydata() == pytest.approx([55, 55])
+    assert len(figure.axes[0].collections) == 1  # the band
+    assert legend(figure) == [
+        *("cbmt", "source_only", "best epoch (oracle)", "last epoch (deployed)")
+    ]
+    title, caption = texts(figure)
+    assert "PHANTOM" in title
+    assert "Mean over seeds 0, 1; band: range over seeds; n = 3 test cases" in caption
+    assert figure.axes[0].get_ylabel() == "Dice, mean over classes (%)"
+    assert figure.axes[0].get_xlabel().startswith("epoch of adaptation")
+
+
+def test_one_seed_has_no_band_and_real_data_are_said(put, draw):
+    put("cbmt", data="real")
+    figure, _ = draw("curves")
+    assert not figure.axes[0].collections
+    title, caption = texts(figure)
+    assert "(real data)" in title
+    assert "PHANTOM" not in title
+    assert "band" not in caption
+
+
+def test_a_figure_of_the_paper_has_its_methods_and_names_the_missing(put, draw, results):
+    put("cbmt")
+    put("cbmt", changes={"ema": 0.9})
+    put("pseudo_label")
+    figure, said = draw("cbmt-1a")
+    assert legend(figure)[:2] == ["pseudo_label", "cbmt"]
+    assert "the paper draws DPL" in texts(figure)[1]
+    assert "protocol cbmt" in texts(figure)[1]
+    assert said == [
+        f"cbmt-1a: mean_teacher was not run; sfdabench run --method mean_teacher --task {TASK} "
+        f"--out {results}"
+    ]
+    figure, _ = draw("cbmt-1a", methods=("cbmt ema=0.9",))
+    assert legend(figure)[0] == "cbmt ema=0.9"
+
+
+def test_curves_refuse_what_has_no_epochs_or_another_protocol(put, draw):
+    put("source_only")
+    with pytest.raises(BadInput, match="source_only has no epochs"):
+        draw("curves")
+    with pytest.raises(BadInput, match="no finished run 'mean_teacher'"):
+        draw("cbmt-2b")
+    put("cbmt")
+    with pytest.raises(BadInput, match="--protocol osuda` scores by it too"):
+        draw("curves", protocol="osuda")
+
+
+# --- sweep ------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_in_the_order_of_its_values(put, draw, results):
+    put("cbmt", changes={"ema": 0.99}, dice=(0.9, 0.8))
+    put("cbmt", dice=(0.7, 0.75), seed=0)
+    put("cbmt", dice=(0.7, 0.65), seed=1)
+    put("cbmt", changes={"ema": 0.9, "alpha": 0.5}, dice=(0.1, 0.1))
+    figure, said = draw("cbmt-2a")
+    axes = figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.98", "0.99"]
+    best, last = (container.lines[0] for container in axes.containers)
+    assert best.get_ydata() == pytest.approx([72.5, 90])
+    assert last.get_ydata() == pytest.approx([70, 80])
+    assert line(figure, "source_only").get_ydata() == pytest.approx([55, 55])
+    assert set(legend(figure)) == {*("source_only", "best epoch (oracle)", "last epoch (deployed)")}
+    assert axes.get_xlabel() == "ema of cbmt (evenly spaced)"
+    assert [one.partition("--set ")[2].split()[0] for one in said] == [
+        *("ema=0.9", "ema=0.95", "ema=0.999")
+    ]
+
+
+def test_a_sweep_without_runs_names_every_command(put, draw):
+    put("cbmt")
+    with pytest.raises(BadInput, match="a sweep needs two") as error:
+        draw("cbmt-2a")
+    for value in ("0.9", "0.95", "0.99", "0.999"):
+        assert f"--set ema={value} --out" in str(error.value)
+    with pytest.raises(BadInput, match="--set alpha=VALUE"):
+        draw("sweep", methods=("cbmt",), field="alpha")
+    with pytest.raises(BadInput, match="did you mean alpha"):
+        draw("sweep", methods=("cbmt",), field="alhpa")
+    with pytest.raises(BadInput, match="give one --method and the --field"):
+        draw("sweep", methods=("cbmt",))
+    with pytest.raises(BadInput, match="not of a chain"):
+        draw("sweep", methods=("adabn+cbmt",), field="ema")
+
+
+def test_values_that_are_names_come_after_numbers():
+    assert sorted(["b", 2, "a", 0.5], key=sweep._order) == [0.5, 2, "a", "b"]
+
+
+# --- bars -------------------------------------------------------------------------------------
+
+
+def test_intervals():
+    assert bars.interval([4.0, 4.0, 4.0]) == bars.Bar(4.0, 4.0, 4.0, 3)
+    # a quarter of the resamples of two cases hold the lower one twice, a quarter the upper one
+    assert bars.interval([0.0, 1.0]) == bars.Bar(0.5, 0.0, 1.0, 2)
+    assert bars.interval([7.0]) == bars.Bar(7.0, None, None, 1)
+    with pytest.raises(BadInput, match="undefined"):
+        bars.interval([])
+
+
+def test_bars_are_means_over_cases_of_means_over_seeds(put, draw):
+    put("cbmt", seed=0, cases={"cup": {"a": 0.2, "b": 0.6, "c": None}, "disc": {"a": 1.0}})
+    put("cbmt", seed=1, cases={"cup": {"a": 0.4, "b": 0.8, "c": None}, "disc": {"a": 1.0}})
+    put("source_only", cases={"cup": {"a": 0.5, "b": 0.5}, "disc": {"a": 0.5}})
+    figure, _ = draw("bars")
+    axes = figure.axes[0]
+    heights = {c.get_label(): [bar.get_height() for bar in c] for c in axes.containers[::2]}
+    assert heights == {
+        "source_only": pytest.approx([50, 50]),
+        "cbmt": pytest.approx([50, 100]),
+    }
+    assert legend(figure) == ["source_only", "cbmt"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["cup", "disc"]
+    assert axes.get_ylabel() == "Dice (%)"
+    assert axes.get_ylim() == (0, 100)
+    assert (
+        "95 % percentile bootstrap interval of the mean over n = 1 to 2 cases" in texts(figure)[1]
+    )
+    assert len({bar.get_hatch() for c in axes.containers[::2] for bar in c}) == 2
+
+
+def test_bars_of_a_table_are_its_rows_in_its_order(put, draw, results):
+    method = plotting.papers.find()["cbmt-2"][1].fields
+    for name in ("cbmt", "pseudo_label"):
+        put(name, fields={name: dict(method[name])})
+    put("cbmt", changes={"ema": 0.9}, fields={"cbmt": method["cbmt"] | {"ema": 0.9}})
+    put("source_only")
+    figure, _ = draw("bars", table="cbmt-2")
+    assert legend(figure) == ["pseudo_label", "cbmt", "source_only"]
+    assert "Table 2: ablation" in texts(figure)[0]
+    figure, said = draw("bars", table="cbmt-1")
+    assert legend(figure) == ["source_only", "cbmt", "pseudo_label"]
+    assert any("no record of task refuge2drishti" in one for one in said)
+    put("cbmt", task="refuge2drishti", fields={"cbmt": dict(method["cbmt"])})
+    figure, said = draw("bars", table="cbmt-1")
+    assert [axes.get_title() for axes in figure.axes] == [
+        *(f"{TASK} (PHANTOM data, synthetic)", "refuge2drishti (PHANTOM data, synthetic)")
+    ]
+    assert not said
+
+
+def test_bars_refuse(put, draw):
+    put("cbmt", changes={"ema": 0.9})
+    for flags, message in [
+        ({"table": "cbmt-9"}, "did you mean cbmt-"),
+        ({"table": "cbmt-3"}, "holds no score of a case"),
+        ({"table": "cbmt-2"}, "no finished run stands in a row of cbmt-2"),
+        ({"table": "cbmt-s1"}, "no record of task drishti2rimone"),
+        ({"table": "cbmt-2", "task": TASK}, "give no --task"),
+        ({"metric": "asdd"}, "unknown metric"),
+        ({"protocol": "osuda"}, "unknown metric"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            draw("bars", **flags)
+
+
+# --- grid and t-SNE: what needs no weights ----------------------------------------------------
+
+
+def test_cases_are_ranked_by_the_strict_dice_of_the_judge(results, put):
+    cup = {"a": 0.5, "b": 0.9, "c": 0.1, "d": 0.2, "e": 0.6}
+    put("cbmt", cases={"cup": cup, "disc": dict.fromkeys(cup, 1.0)})
+    compared = runs.compare(results, TASK)
+    chosen = grid.choose(compared, compared.variant("cbmt"), 0)
+    assert chosen == {"best": "b", "median": "a", "worst": "c"}
+    assert grid.dice_by_case(compared, compared.variant("cbmt"), 0)["b"] == pytest.approx(95)
+    put("pseudo_label", cases={"cup": {"a": 0.5, "b": 0.9}})
+    compared = runs.compare(results, TASK)
+    with pytest.raises(BadInput, match="2 test cases; a grid shows three"):
+        grid.choose(compared, compared.variant("pseudo_label"), 0)
+
+
+def test_a_grid_shows_each_case_in_each_column():
+    square = np.zeros((2, 20, 20), bool)
+    square[0, 5:15, 5:15] = True
+    picture = grid.Picture("x", np.zeros((20, 20)), square, {"m e=1": ~square}, 1.0, 7)
+    figure = grid.draw(
+        {"best": picture}, {"m e=1": {"x": 81.25}}, ["cup", "optic_disc"], ["t"], ["caption"]
+    )
+    axes = figure.axes
+    assert [one.get_title() for one in axes] == ["image", "reference", "m\ne=1"]
+    assert axes[0].get_ylabel() == "best\nx\nplane 7"
+    assert axes[2].get_xlabel() == "Dice 81.2 %"
+    assert legend(figure) == ["cup", "optic disc"]
+    # the second class is nowhere in the reference, so one contour there and two in the prediction
+    assert [len(one.collections) for one in axes] == [0, 1, 2]
+    edges = axes[1].collections[0].get_paths()[0].get_extents()
+    assert (edges.xmin, edges.xmax) == (4.5, 14.5)
+    with pytest.raises(BadInput, match="contours can be told apart"):
+        grid.draw({"best": picture}, {}, list("abcdef"), ["t"], ["c"])
+
+
+def test_contours_are_told_apart_without_colour():
+    assert len({str(dash) for _, dash in grid.INKS}) == len(grid.INKS)
+    assert len({colour for colour, _ in grid.INKS}) == len(grid.INKS)
+
+
+def test_tsne_keeps_two_clusters_apart_and_repeats_itself():
+    rng = np.random.default_rng(0)
+    vectors = np.concatenate([rng.normal(0, 1, (20, 5)), rng.normal(50, 1, (20, 5))])
+    features = tsne.Features(vectors.astype(np.float32), ("near",) * 20 + ("far",) * 20)
+    points = tsne.embed(features)
+    between = np.linalg.norm(points[:20].mean(axis=0) - points[20:].mean(axis=0))
+    assert between > max(points[:20].std(axis=0).max(), points[20:].std(axis=0).max())
+    assert (points == tsne.embed(features)).all()
+    assert tsne.perplexity(40) == 13
+    assert tsne.perplexity(1000) == 30
+    figure = tsne.draw({"before": features, "after": features}, ["t"], ["seed 0"])
+    assert legend(figure) == ["near", "far"]
+    assert [axes.get_title() for axes in figure.axes] == ["before", "after"]
+    assert "n = 40 planes, near 20, far 20; perplexity 13" in texts(figure)[1]
+    with pytest.raises(BadInput, match="t-SNE of 9 planes"):
+        tsne.embed(tsne.Features(vectors[:9], ("near",) * 9))
+
+
+def test_missing_weights_and_seeds_are_named_with_their_command(put, draw, results):
+    put("cbmt")
+    with pytest.raises(BadInput, match="--method source_only --task"):
+        draw("grid")
+    put("source_only")
+    with pytest.raises(BadInput, match=r"0\.safetensors: the weights.*--seed 0 --force"):
+        draw("grid")
+    with pytest.raises(BadInput, match="--seed 4"):
+        draw("grid", seed=4)
+    with pytest.raises(BadInput, match="give one --method of those recorded: 'cbmt'"):
+        draw("tsne")
+    with pytest.raises(BadInput, match="--data: these records are of the phantom"):
+        draw("grid", images=results)
+    put("pseudo_label", seed=3)
+    with pytest.raises(BadInput, match="no seed in common"):
+        draw("grid", methods=("pseudo_label",))
+
+
+def test_patients_are_shown_only_where_the_user_says_and_in_no_repository(put, draw, tmp_path):
+    put("cbmt", data="real")
+    with pytest.raises(BadInput, match="say where"):
+        draw("grid", out=None)
+    (tmp_path / "repository" / ".git").mkdir(parents=True)
+    with pytest.raises(BadInput, match="lies in the repository"):
+        draw("grid", out=tmp_path / "repository" / "a" / "b")
+    assert not (tmp_path / "repository" / "a").exists()
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def test_unknown_figures_and_flags_without_meaning_are_refused(put, draw):
+    put("cbmt")
+    with pytest.raises(BadInput, match="unknown figure 'cbmt-1': did you mean cbmt-1a"):
+        draw("cbmt-1")
+    for flags, message in [
+        ({"field": "ema"}, "--field: has no meaning for figure curves"),
+        ({"table": "cbmt-1"}, "TABLE: has no meaning"),
+        ({"seed": 0}, "--seed: has no meaning"),
+        ({"images": "."}, "--data: has no meaning"),
+    ]:
+        with pytest.raises(BadInput, match=message):
+            draw("curves", **flags)
+
+
+def test_every_entry_can_be_drawn_by_its_kind():
+    for entry in catalogue.FIGURES.values():
+        assert entry.kind in plotting.ALLOWED
+        assert entry.kind == "bars" or entry.kind in plotting.DRAWN
+        assert entry.field is None or entry.kind == "sweep"
+
+
+def test_curves_of_the_committed_records():
+    """The records of this release make the figures of the paper."""
+    compared = runs.compare(shipped("results") / "phantom", TASK)
+    figure = curves.draw(compared.only(["mean_teacher", "cbmt"]), "cbmt", "t")
+    assert len(line(figure, "cbmt").get_xdata()) == 21

@@ -1,0 +1,133 @@
+"""Figures that need weights: what a grid shows scores as the record says."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.progress import Progress
+from sfdabench.evaluate.metrics import compare
+from sfdabench.report.figures import style
+from sfdabench.run.plan import resolve
+from sfdabench.run.plot import Request, plot
+
+QUIET = Progress(quiet=True)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """recorded(task, *methods) -> the run of each, seed 0, on the phantom."""
+    from sfdabench.run.runner import execute
+
+    def run(task, *methods):
+        found = {}
+        for method in methods:
+            found[method] = resolve(
+                method=method, task=task, seed=0, data=None, profile=None,
+                out=tmp_path / "results", device="cpu",
+            )  # fmt: skip
+            record = execute(found[method], QUIET)
+            assert record["status"] == "done", record.get("traceback")
+        return found
+
+    return run
+
+
+@pytest.fixture
+def saved(monkeypatch):
+    """The figures that were saved."""
+    figures, whole = [], style.save
+
+    def save(figure, out, name):
+        figures.append(figure)
+        return whole(figure, out, name)
+
+    monkeypatch.setattr(style, "save", save)
+    return figures
+
+
+def dice_of(path, case):
+    """Class -> strict Dice of the deployed model in the file of cases."""
+    with path.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {
+        row["class"]: float(row["value"])
+        for row in rows
+        if (row["protocol"], row["model"], row["metric"]) == ("strict", "deployed", "dice")
+        and row["case"] == case
+    }
+
+
+def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
+    from sfdabench.run.pictures import pictures
+
+    found = recorded("tiny", "source_only", "adabn")
+    paths = {label: run.record_path for label, run in found.items()}
+    names = [case.id for case in found["adabn"].target_test.cases][:3]
+    shown, classes = pictures(paths, names[::-1], None, "cpu", QUIET)
+    assert [one.case for one in shown] == names[::-1]
+    for one in shown:
+        assert one.image.shape == (*one.reference.shape[1:], 3)
+        assert one.plane is None
+        assert 0 <= one.image.min() <= one.image.max() <= 1
+        for label, masks in one.predictions.items():
+            expected = dice_of(paths[label], one.case)
+            for name, mask, truth in zip(classes, masks, one.reference, strict=True):
+                dice = compare(mask, truth, spacing=None, distances=False).dice
+                assert dice == pytest.approx(expected[name])
+
+    asked = Request("grid", tmp_path / "results", out=tmp_path / "figures", device="cpu")
+    files = plot(asked, QUIET)
+    assert [path.name for path in files] == ["grid-tiny.png", "grid-tiny.svg"]
+    (figure,) = saved
+    titles = [axes.get_title() for axes in figure.axes[:4]]
+    assert titles == ["image", "reference", "source_only", "adabn"]
+    assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes[::4]] == [
+        *("best", "median", "worst")
+    ]
+    assert "PHANTOM" in figure.texts[0].get_text()
+    assert "by the strict Dice of adabn" in figure.texts[1].get_text()
+    with pytest.raises(BadInput, match="--by cbmt: unknown run"):
+        plot(Request("grid", tmp_path / "results", out=tmp_path, by="cbmt"), QUIET)
+
+    asked = Request("tsne", tmp_path / "results", tmp_path, methods=("adabn",), device="cpu")
+    assert [path.name for path in plot(asked, QUIET)] == ["tsne-tiny.png", "tsne-tiny.svg"]
+    figure = saved[-1]
+    assert [axes.get_title() for axes in figure.axes] == ["before: source_only", "after: adabn"]
+    sites = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sites == ["tiny_source test", "tiny_target test"]
+    counts = [len(drawn.get_offsets()) for drawn in figure.axes[0].collections]
+    run = found["adabn"]
+    assert counts == [len(run.source_test[0].cases), len(run.target_test.cases)]
+
+
+def test_a_volume_shows_the_plane_with_most_reference(recorded):
+    from sfdabench.run.pictures import pictures
+
+    run = recorded("tiny_volume", "source_only")["source_only"]
+    case = run.target_test.cases[-1]
+    paths = {"source_only": run.record_path}
+    (shown,), classes = pictures(paths, [case.id], None, "cpu", QUIET)
+    label = run.target_test.dataset.read_label(case)
+    areas = (label > 0).sum(axis=(1, 2))
+    assert areas[shown.plane] == areas.max() == shown.reference.any(axis=0).sum()
+    assert classes == ["necrosis", "oedema", "enhancing"]
+    assert shown.image.ndim == 2
+    assert shown.image.shape == shown.reference.shape[1:]
+
+
+def test_a_window_holds_all_that_is_outlined():
+    from sfdabench.run.pictures import _window
+
+    outlined = np.zeros((100, 60), bool)
+    outlined[20:40, 30:40] = True
+    rows, columns = _window(outlined)
+    assert (rows, columns) == (slice(17, 43, 1), slice(22, 48, 1))
+    outlined[:, 0] = True
+    assert _window(outlined) == (slice(0, 100, 1), slice(0, 60, 1))
+    assert _window(np.zeros((50, 40), bool)) == (slice(0, 50, 1), slice(0, 40, 1))
+    large = np.zeros((2000, 2000), bool)
+    large[500:1500, 500:1500] = True
+    rows, columns = _window(large)
+    assert rows == columns == slice(350, 1650, 3)
