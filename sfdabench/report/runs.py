@@ -19,6 +19,10 @@ Record = Mapping[str, Any]
 SETTINGS = ("none", "SFDA", "UDA", "supervised")  # the order in which variants are shown
 
 
+class Absent(BadInput):
+    """There is no finished run to show; another task of the same figure may have some."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """Finished runs of a method under one set of field values: one a seed, in the order of seeds.
@@ -106,7 +110,7 @@ def compare(
     """The finished runs below `results` on a task, by variant.
 
     task: may be None where the folder holds one task only. kind, profile: needed where it holds
-    several. Raises BadInput where there is nothing to show, where kinds are mixed, and where runs
+    several. Raises Absent where there is nothing to show, BadInput where kinds are mixed, or runs
     of one seed do not share source model and data, or any two the source recipe.
     """
     if not results.is_dir():
@@ -130,7 +134,7 @@ def compare(
             by_seed[record["seed"]] = record
     runs = [record for by_seed in variants.values() for record in by_seed.values()]
     if not runs:
-        raise BadInput(f"{results}: no run of {task} is finished; {'; '.join(problems)}")
+        raise Absent(f"{results}: no run of {task} is finished; {'; '.join(problems)}")
     _check_one_comparison(f"{results}, {task}", runs)
     return Comparison(
         results,
@@ -157,7 +161,7 @@ def _task(results: Path, task: str | None, recorded: set[str]) -> str:
         known = registry.names("tasks")
         if task not in known:
             raise BadInput(f"--task {task}: {unknown('task', task, known)}")
-        raise BadInput(
+        raise Absent(
             f"{results}: no record of task {task} (recorded: {listed}); make one: "
             f"{command(task, 'cbmt', results)}"
         )
@@ -173,7 +177,7 @@ def _one(
         options = " or ".join(f"{flag} {value}" for value in values)
         raise BadInput(f"{where}: records of {field} {' and '.join(values)}; add {options}")
     if wanted is not None and wanted not in values:
-        raise BadInput(f"{flag} {wanted}: {where} holds {field} {' and '.join(values)} only")
+        raise Absent(f"{flag} {wanted}: {where} holds {field} {' and '.join(values)} only")
     return [record for record in found if wanted in (None, record[field])]
 
 

@@ -14,7 +14,7 @@ from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.report.figures import bars, curves, grid, style, sweep, tsne
 from sfdabench.report.figures.catalogue import Entry, Kind, find
-from sfdabench.report.runs import Comparison, compare
+from sfdabench.report.runs import Absent, Comparison, compare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ class Request:
 
 
 def plot(asked: Request, progress: Progress) -> list[Path]:
-    """Draw and save; returns the files. Raises BadInput before anything is computed."""
+    """Draw and save; returns the files. Raises BadInput before a network runs."""
     entry = find(asked.figure)
     _check_flags(asked, entry)
     out = asked.out or FOLDER
@@ -99,6 +99,9 @@ def _chosen(asked: Request, entry: Entry, compared: Comparison, progress: Progre
 
 def _curves(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
     chosen = _chosen(asked, entry, compared, progress)
+    for variant in chosen.variants:
+        if variant.label != "source_only" and not curves.has_epochs(variant):
+            progress.say(f"{variant.label}: has no epochs, so no curve")
     return curves.draw(chosen, asked.protocol or entry.protocol, _title(entry), entry.note)
 
 
@@ -144,10 +147,10 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
         try:
             compared = compare(asked.results, block.task, kind=asked.kind, profile=asked.profile)
             parts.append(bars.rows_of_table(benchmark, layout, block, compared))
-        except BadInput as error:
+        except Absent as error:
             absent.append(str(error))
     if not parts:
-        raise BadInput("\n".join(absent))
+        raise Absent("\n".join(absent))
     for problem in [*absent, *(p for part in parts for p in part.problems)]:
         progress.say(problem)
     if len({(part.data, part.profile) for part in parts}) > 1:

@@ -223,7 +223,7 @@ def test_cases_are_read_in_their_printed_unit(put):
     path = put("cbmt", cases={"cup": {"a": 0.25, "b": None}})
     assert scores.by_case(path, "strict", "dice") == {"cup": {"a": 25.0, "b": None}}
     assert scores.by_case(path, "strict", "dice", model="source_only")["cup"]["a"] == 10.0
-    with pytest.raises(BadInput, match="unknown metric 'dcie': did you mean dice"):
+    with pytest.raises(BadInput, match="unknown metric of these scores 'dcie': did you mean dice"):
         scores.by_case(path, "strict", "dcie")
     path.with_suffix(".csv").write_text("case,value\n")
     with pytest.raises(BadInput, match="columns must be"):
@@ -273,17 +273,28 @@ def test_seeds_in_words():
     assert style.seeds([(0, 1), (1, 2)]) == "mean over 2 seeds a variant"
 
 
-def test_files_are_whole_not_blank_and_the_same_twice(results, put, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("curves", f"curves-{TASK}"), ("cbmt-2a", "cbmt-2a"), ("bars", f"bars-{TASK}")],
+)
+def test_files_are_whole_and_not_blank(results, put, tmp_path, name, stem):
     put("cbmt")
-    asked = Request("curves", results, out=tmp_path / "one")
-    png, svg = plot(asked, Progress(quiet=True))
-    assert (png.name, svg.name) == (f"curves-{TASK}.png", f"curves-{TASK}.svg")
+    put("cbmt", changes={"ema": 0.9})
+    png, svg = plot(Request(name, results, out=tmp_path / "one"), Progress(quiet=True))
+    assert (png.name, svg.name) == (f"{stem}.png", f"{stem}.svg")
     with Image.open(png) as image:
         assert min(image.size) > 500
         assert len(image.convert("RGB").getcolors(2**24)) > 20
-    assert b"</svg>" in svg.read_bytes()
-    again = plot(Request("curves", results, out=tmp_path / "two"), Progress(quiet=True))
-    assert [path.read_bytes() for path in again] == [png.read_bytes(), svg.read_bytes()]
+    assert svg.read_bytes().rstrip().endswith(b"</svg>")
+
+
+def test_the_same_records_give_the_same_files(results, put, tmp_path):
+    put("cbmt")
+    one, two = (
+        plot(Request("curves", results, out=tmp_path / folder), Progress(quiet=True))
+        for folder in ("one", "two")
+    )
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
 # --- curves -----------------------------------------------------------------------------------
@@ -338,6 +349,14 @@ def test_a_figure_of_the_paper_has_its_methods_and_names_the_missing(put, draw, 
     assert legend(figure)[0] == "cbmt ema=0.9"
 
 
+def test_a_method_without_epochs_is_said(put, draw):
+    put("cbmt")
+    put("pseudo_label", audit=None)
+    figure, said = draw("curves")
+    assert "pseudo_label" not in legend(figure)
+    assert said == ["pseudo_label: has no epochs, so no curve"]
+
+
 def test_curves_refuse_what_has_no_epochs_or_another_protocol(put, draw):
     put("source_only")
     with pytest.raises(BadInput, match="source_only has no epochs"):
@@ -380,7 +399,7 @@ def test_a_sweep_without_runs_names_every_command(put, draw):
     with pytest.raises(BadInput, match="--set alpha=VALUE"):
         draw("sweep", methods=("cbmt",), field="alpha")
     with pytest.raises(BadInput, match="did you mean alpha"):
-        draw("sweep", methods=("cbmt",), field="alhpa")
+        draw("sweep", methods=("cbmt",), field="alphas")
     with pytest.raises(BadInput, match="give one --method and the --field"):
         draw("sweep", methods=("cbmt",))
     with pytest.raises(BadInput, match="not of a chain"):
@@ -436,12 +455,21 @@ def test_bars_of_a_table_are_its_rows_in_its_order(put, draw, results):
     figure, said = draw("bars", table="cbmt-1")
     assert legend(figure) == ["source_only", "cbmt", "pseudo_label"]
     assert any("no record of task refuge2drishti" in one for one in said)
-    put("cbmt", task="refuge2drishti", fields={"cbmt": dict(method["cbmt"])})
+    path = put("cbmt", task="refuge2drishti", fields={"cbmt": dict(method["cbmt"])})
     figure, said = draw("bars", table="cbmt-1")
     assert [axes.get_title() for axes in figure.axes] == [
         *(f"{TASK} (PHANTOM data, synthetic)", "refuge2drishti (PHANTOM data, synthetic)")
     ]
     assert not said
+    put("cbmt", task="refuge2drishti", data="real")
+    with pytest.raises(BadInput, match="add --kind phantom or --kind real"):
+        draw("bars", table="cbmt-1")
+    figure, said = draw("bars", table="cbmt-1", kind="phantom")
+    assert len(figure.axes) == 2
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"spacing_unit": "mm"}))
+    compared = [runs.compare(results, task, kind="phantom") for task in (TASK, "refuge2drishti")]
+    with pytest.raises(BadInput, match=r"ASSD \(mm\) and ASSD \(px\) on one axis"):
+        bars._unit(compared, "strict", "assd")
 
 
 def test_bars_refuse(put, draw):
@@ -453,7 +481,7 @@ def test_bars_refuse(put, draw):
         ({"table": "cbmt-s1"}, "no record of task drishti2rimone"),
         ({"table": "cbmt-2", "task": TASK}, "give no --task"),
         ({"metric": "asdd"}, "unknown metric"),
-        ({"protocol": "osuda"}, "unknown metric"),
+        ({"protocol": "osuda"}, "unknown protocol of these scores"),
     ]:
         with pytest.raises(BadInput, match=message):
             draw("bars", **flags)

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
@@ -47,6 +48,11 @@ def saved(monkeypatch):
     return figures
 
 
+def assert_not_blank(path):
+    with Image.open(path) as image:
+        assert len(image.convert("RGB").getcolors(2**24)) > 20
+
+
 def dice_of(path, case):
     """Class -> strict Dice of the deployed model in the file of cases."""
     with path.with_suffix(".csv").open() as file:
@@ -80,6 +86,7 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     asked = Request("grid", tmp_path / "results", out=tmp_path / "figures", device="cpu")
     files = plot(asked, QUIET)
     assert [path.name for path in files] == ["grid-tiny.png", "grid-tiny.svg"]
+    assert_not_blank(files[0])
     (figure,) = saved
     titles = [axes.get_title() for axes in figure.axes[:4]]
     assert titles == ["image", "reference", "source_only", "adabn"]
@@ -92,7 +99,9 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
         plot(Request("grid", tmp_path / "results", out=tmp_path, by="cbmt"), QUIET)
 
     asked = Request("tsne", tmp_path / "results", tmp_path, methods=("adabn",), device="cpu")
-    assert [path.name for path in plot(asked, QUIET)] == ["tsne-tiny.png", "tsne-tiny.svg"]
+    files = plot(asked, QUIET)
+    assert [path.name for path in files] == ["tsne-tiny.png", "tsne-tiny.svg"]
+    assert_not_blank(files[0])
     figure = saved[-1]
     assert [axes.get_title() for axes in figure.axes] == ["before: source_only", "after: adabn"]
     sites = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -11,7 +11,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark, Block, Layout
 from sfdabench.report.figures import scores, style
-from sfdabench.report.runs import Comparison, Record, Variant
+from sfdabench.report.runs import Absent, Comparison, Record, Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ class Bar:
 def rows_of_table(
     benchmark: Benchmark, layout: Layout, block: Block, compared: Comparison
 ) -> Comparison:
-    """The variants that stand in a table's rows, in its order."""
+    """The variants that stand in a table's rows, in its order. Raises Absent where none does."""
     chosen: dict[str, Variant] = {}
     for row in layout.rows:
         for variant in compared.variants:
@@ -44,7 +44,7 @@ def rows_of_table(
             ):
                 chosen.setdefault(variant.label, variant)
     if not chosen:
-        raise BadInput(
+        raise Absent(
             f"{compared.results}: no finished run stands in a row of {layout.name}, {block.name}; "
             f"`sfdabench table {layout.name}` shows what the rows are"
         )
@@ -70,6 +70,7 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
     labels = list(dict.fromkeys(v.label for part in parts for v in part.variants))
     ink = dict(zip(labels, style.inks(len(labels)), strict=True))
     drawn = [_bars(part, protocol, metric) for part in parts]
+    unit = _unit(parts, protocol, metric)
     kind = "planes" if registry.load("protocols", protocol).unit == "slice" else "cases"
     with style.styled():
         figure = style.blank(style.WIDTH, 2.8)
@@ -78,10 +79,9 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
             _panel(axes, bars, ink)
             if len(parts) > 1:
                 axes.set_title(style.subject(part.task, part.data))
-        unit = parts[0].variants[0].runs[0]["spacing_unit"]
         if scores.scale(metric) == 100:
             panels[0].set_ylim(0, 100)
-        panels[0].set_ylabel(scores.axis_label(metric, protocol, unit))
+        panels[0].set_ylabel(unit)
         handles = {
             label: handle
             for axes in panels
@@ -93,8 +93,8 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
             figure,
             [title] if len(parts) > 1 else [title, style.subject(parts[0].task, parts[0].data)],
             [
-                f"whiskers: 95 % percentile bootstrap interval of the mean over n = {shown} {kind} "
-                f"({RESAMPLES} resamples)",
+                f"whiskers: {100 * CONFIDENCE:g} % percentile bootstrap interval of the mean over "
+                f"n = {shown} {kind} ({RESAMPLES} resamples)",
                 "score of a case: "
                 + style.seeds([variant.seeds for part in parts for variant in part.variants]),
                 f"protocol {protocol}",
@@ -105,6 +105,19 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
     return figure
 
 
+def _unit(parts: Sequence[Comparison], protocol: str, metric: str) -> str:
+    """The label of the axis that the panels share."""
+    units = {
+        scores.axis_label(metric, protocol, run["spacing_unit"])
+        for part in parts
+        for variant in part.variants
+        for run in variant.runs
+    }
+    if len(units) > 1:
+        raise BadInput(f"{' and '.join(sorted(units))} on one axis; draw each --task by itself")
+    return units.pop()
+
+
 def _bars(part: Comparison, protocol: str, metric: str) -> dict[str, dict[str, Bar]]:
     """Label -> class -> bar."""
     found: dict[str, dict[str, Bar]] = {}
@@ -112,8 +125,7 @@ def _bars(part: Comparison, protocol: str, metric: str) -> dict[str, dict[str, B
         by_seed = [scores.by_case(part.path(run), protocol, metric) for run in variant.runs]
         found[variant.label] = {}
         for name in by_seed[0]:
-            cases = [case for case in by_seed[0][name]]
-            known = [[one[name].get(case) for one in by_seed] for case in cases]
+            known = [[one[name].get(case) for one in by_seed] for case in by_seed[0][name]]
             kept = [[v for v in values if v is not None] for values in known]
             found[variant.label][name] = interval([sum(v) / len(v) for v in kept if v])
     return found

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def has_epochs(variant: Variant) -> bool:
+    """Whether its runs were scored after every epoch; a model that is not adapted has none."""
+    return all(run["audit"] for run in variant.runs)
+
+
 def draw(compared: Comparison, protocol: str, title: str, note: str = "") -> Figure:
     """Mean over seeds and their range, with the last epoch and the best one marked.
 
@@ -21,7 +26,7 @@ def draw(compared: Comparison, protocol: str, title: str, note: str = "") -> Fig
     """
     from matplotlib.ticker import MaxNLocator
 
-    moving = [variant for variant in compared.variants if all(r["audit"] for r in variant.runs)]
+    moving = [variant for variant in compared.variants if has_epochs(variant)]
     if not moving:
         labels = ", ".join(variant.label for variant in compared.variants)
         raise BadInput(
@@ -83,5 +88,8 @@ def _line(axes: Axes, variant: Variant, protocol: str, ink: style.Ink) -> None:
     axes.plot(epochs, mean, color=ink.colour, linestyle=ink.dash, marker=ink.marker,
               markevery=[last], label=variant.label, clip_on=False, zorder=4)  # fmt: skip
     if last > 1:
-        axes.plot(best, mean[best], "*", color="white", markeredgecolor=ink.colour, markersize=12,
-                  markeredgewidth=1.3, clip_on=False, zorder=3 if best == last else 5)  # fmt: skip
+        size = 12 if best < last else 17
+        axes.plot(best, mean[best], "*", color="white", markeredgecolor=ink.colour,
+                  markersize=size, markeredgewidth=1.3, clip_on=False, zorder=5)  # fmt: skip
+    # once more above the stars, which may lie on it
+    axes.plot(last, mean[last], ink.marker, color=ink.colour, clip_on=False, zorder=6)

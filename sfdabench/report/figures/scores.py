@@ -59,14 +59,14 @@ def by_case(path: Path, protocol: str, metric: str, model: str = "deployed") -> 
 
     Raises BadInput where the file is missing or holds no such protocol or metric.
     """
-    rows = [r for r in records.read_cases(path) if (r["protocol"], r["model"]) == (protocol, model)]
-    metrics = {row["metric"] for row in rows}
-    where = f"{path.with_suffix('.csv')}, protocol {protocol}"
-    if metric not in metrics:
-        raise BadInput(f"{where}: {unknown('metric', metric, metrics)}")
+    rows, where = records.read_cases(path), path.with_suffix(".csv")
+    for column, wanted in (("protocol", protocol), ("model", model), ("metric", metric)):
+        known = {row[column] for row in rows}
+        if wanted not in known:
+            raise BadInput(f"{where}: {unknown(f'{column} of these scores', wanted, known)}")
+        rows = [row for row in rows if row[column] == wanted]
     found: Cases = {}
     for row in rows:
-        if row["metric"] == metric:
-            value = float(row["value"]) * scale(metric) if row["value"] else None
-            found.setdefault(row["class"], {})[row["case"]] = value
+        value = float(row["value"]) * scale(metric) if row["value"] else None
+        found.setdefault(row["class"], {})[row["case"]] = value
     return found
