@@ -455,12 +455,14 @@ def test_bars_of_a_table_are_its_rows_in_its_order(put, draw, results):
     figure, said = draw("bars", table="cbmt-1")
     assert legend(figure) == ["source_only", "cbmt", "pseudo_label"]
     assert any("no record of task refuge2drishti" in one for one in said)
+    put("supervised", task="refuge2drishti", fields={"supervised": {}})
     path = put("cbmt", task="refuge2drishti", fields={"cbmt": dict(method["cbmt"])})
     figure, said = draw("bars", table="cbmt-1")
     assert [axes.get_title() for axes in figure.axes] == [
         *(f"{TASK} (PHANTOM data, synthetic)", "refuge2drishti (PHANTOM data, synthetic)")
     ]
     assert not said
+    assert legend(figure) == ["source_only", "cbmt", "pseudo_label", "supervised"]
     put("cbmt", task="refuge2drishti", data="real")
     with pytest.raises(BadInput, match="add --kind phantom or --kind real"):
         draw("bars", table="cbmt-1")

@@ -67,7 +67,8 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
 
     A case's score is its mean over seeds; cases that a protocol drops are left out of a mean.
     """
-    labels = list(dict.fromkeys(v.label for part in parts for v in part.variants))
+    fullest_first = sorted(parts, key=lambda part: -len(part.variants))  # it has the whole order
+    labels = list(dict.fromkeys(v.label for part in fullest_first for v in part.variants))
     ink = dict(zip(labels, style.inks(len(labels)), strict=True))
     drawn = [_bars(part, protocol, metric) for part in parts]
     unit = _unit(parts, protocol, metric)
