@@ -11,12 +11,11 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from sfdabench.report.figures import curves, style
-
 from sfdabench.core import registry
 from sfdabench.core.method import Method
 from sfdabench.report import benchmark, runs
 from sfdabench.report.describe import field_rows
+from sfdabench.report.figures import curves, style
 
 OUT = Path(__file__).parent / "methods"
 PROTOCOL = "strict"
@@ -70,7 +69,7 @@ def measured(name: str, compared: runs.Comparison) -> Iterator[str]:
 
 def rows_in_papers(name: str) -> Iterator[str]:
     """Where the papers' tables ask for this method, and with which fields."""
-    for table, (_, paper) in benchmark.find().items():
+    for table, (_, paper) in benchmark.find()[0].items():
         for row in paper.table(table).rows:
             if row.method.split("+")[-1] == name and not row.ours:
                 changes = [

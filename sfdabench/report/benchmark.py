@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -292,6 +292,16 @@ def task_of(block: Block, row: Row, column: Column) -> str | None:
     """The task whose runs fill a cell; None where the suite has none that is scored so."""
     task = column.task or block.task
     return None if row.tasks and task not in row.tasks else task
+
+
+def cells(table: Layout) -> Iterator[tuple[str, Row, Column]]:
+    """Every cell that runs can fill, with their task; a mean is filled by its columns."""
+    for block in table.blocks:
+        for row in table.rows:
+            for column in table.columns:
+                task = task_of(block, row, column)
+                if task is not None and not column.mean_of:
+                    yield task, row, column
 
 
 def check_tasks(table: Layout, suite: Suite) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sfdabench.report import benchmark as papers
-from sfdabench.report.benchmark import Benchmark, Block, Column, Fields, Layout, Row
+from sfdabench.report.benchmark import Benchmark, Block, Column, Layout, Row
 
 Record = Mapping[str, Any]
 
@@ -61,11 +61,10 @@ def matching(
     task = papers.task_of(block, row, column)
     if task is None or column.mean_of:
         return []
-    values = papers.full_fields(benchmark, row, column)
-    return [r for r in shown if r["task"] == task and _matches(r, values, row, column)]
+    return [r for r in shown if r["task"] == task and matches(r, benchmark, row, column)]
 
 
-def _matches(record: Record, values: Fields, row: Row, column: Column) -> bool:
+def matches(record: Record, benchmark: Benchmark, row: Row, column: Column) -> bool:
     """Whether a record is a run of this cell.
 
     A field that the cell overrides must have the cell's value, and one that the user set must have
@@ -73,7 +72,7 @@ def _matches(record: Record, values: Fields, row: Row, column: Column) -> bool:
     """
     if record["method"] != row.method:
         return False
-    for name, expected in values.items():
+    for name, expected in papers.full_fields(benchmark, row, column).items():
         have = record["fields"].get(name, {})
         asked = {*row.overrides.get(name, {}), *column.overrides.get(name, {})}
         asked |= set(record["overrides"].get(name, {}))

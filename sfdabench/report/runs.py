@@ -16,7 +16,7 @@ from sfdabench.core.near import unknown
 from sfdabench.store import records
 
 Record = Mapping[str, Any]
-SETTINGS = ("none", "SFDA", "UDA", "supervised")  # the order in which variants are shown
+SETTINGS = ("none", "SFDA", "TTA", "UDA", "supervised")  # the order in which variants are shown
 
 
 class Absent(BadInput):

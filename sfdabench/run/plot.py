@@ -135,7 +135,9 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
             progress.say(problem)
         parts, title = [compared.only(asked.methods)], "Score by method and class"
         return bars.draw(parts, protocol, metric, title), f"bars-{compared.task}"
-    known = papers.find()
+    known, problems = papers.find()
+    for problem in problems:
+        progress.say(problem)
     if asked.table not in known:
         raise BadInput(unknown("table", asked.table, known))
     benchmark = known[asked.table][1]
@@ -143,10 +145,10 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
     if any(column.curve for column in layout.columns):
         raise BadInput(f"{asked.table}: holds no score of a case; `sfdabench table` shows it")
     parts, absent = [], []
-    for block in layout.blocks:
+    for task in dict.fromkeys(task for task, _, _ in papers.cells(layout)):
         try:
-            compared = compare(asked.results, block.task, kind=asked.kind, profile=asked.profile)
-            parts.append(bars.rows_of_table(benchmark, layout, block, compared))
+            compared = compare(asked.results, task, kind=asked.kind, profile=asked.profile)
+            parts.append(bars.rows_of_table(benchmark, layout, compared))
         except Absent as error:
             absent.append(str(error))
     if not parts:

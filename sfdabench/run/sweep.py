@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -132,27 +132,21 @@ def wanted(benchmark: Benchmark, tasks: Collection[str] = ()) -> list[Wanted]:
     A protocol of any table that asks for a run is scored in it, unless its task does so anyway.
     """
     found: dict[str, Wanted] = {}
-    for table, block, row, column in _cells(benchmark):
-        if tasks and block.task not in tasks:
-            continue
-        overrides = {
-            name: {**row.overrides.get(name, {}), **column.overrides.get(name, {})}
-            for name in row.method.split("+")
-        }
-        key = json.dumps([block.task, row.method, overrides], sort_keys=True)
-        own = registry.load("tasks", block.task).protocols
-        before = found[key].protocols if key in found else ()
-        more = () if table.protocol in (*own, *before) else (table.protocol,)
-        found[key] = Wanted(block.task, row.method, overrides, (*before, *more))
-    return list(found.values())
-
-
-def _cells(benchmark: Benchmark) -> Iterator[tuple[papers.Layout, papers.Block, papers.Row, Any]]:
     for table in benchmark.tables:
-        for block in table.blocks:
-            for row in table.rows:
-                for column in table.columns:
-                    yield table, block, row, column
+        for task, row, column in papers.cells(table):
+            if tasks and task not in tasks:
+                continue
+            overrides = {
+                name: {**row.overrides.get(name, {}), **column.overrides.get(name, {})}
+                for name in row.method.split("+")
+            }
+            key = json.dumps([task, row.method, overrides], sort_keys=True)
+            own = registry.load("tasks", task).protocols
+            before = found[key].protocols if key in found else ()
+            protocol = column.protocol or table.protocol
+            more = () if protocol in (*own, *before) else (protocol,)
+            found[key] = Wanted(task, row.method, overrides, (*before, *more))
+    return list(found.values())
 
 
 def plan(
@@ -213,7 +207,7 @@ def plan(
 
 
 def _choose_tasks(benchmark: Benchmark, names: Sequence[str]) -> list[str]:
-    known = {block.task for table in benchmark.tables for block in table.blocks}
+    known = {task for table in benchmark.tables for task, _, _ in papers.cells(table)}
     chosen = [registry.canonical("tasks", name) for name in names]
     for name in chosen:
         if name not in known:

@@ -24,7 +24,10 @@ def plan(tmp_path, **changes):
         ({"method": "cbmt+mean_teacher", "settings": ["ema=0.9"]}, "say cbmt.ema"),
         ({"method": "cbmt+cbmt"}, "once"),
         ({"method": "tent_online+adabn"}, "nothing follows it"),
-        ({"method": "tent_online", "protocols": ["dpl"]}, "protocol dpl predicts in a mode of its own"),
+        (
+            {"method": "tent_online", "protocols": ["dpl"]},
+            "protocol dpl predicts in a mode of its own",
+        ),
         ({"source_settings": ["epoch=3"]}, "did you mean epochs"),
         ({"source_settings": ["epochs=0"]}, "--source-set epochs=0"),
         ({"source_settings": ["width=wide"]}, "--source-set width=wide"),

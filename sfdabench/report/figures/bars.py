@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.report import benchmark as papers
-from sfdabench.report.benchmark import Benchmark, Block, Layout
+from sfdabench.report import evidence
+from sfdabench.report.benchmark import Benchmark, Layout
 from sfdabench.report.figures import scores, style
-from sfdabench.report.runs import Absent, Comparison, Record, Variant
+from sfdabench.report.runs import Absent, Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,35 +32,21 @@ class Bar:
     n: int
 
 
-def rows_of_table(
-    benchmark: Benchmark, layout: Layout, block: Block, compared: Comparison
-) -> Comparison:
+def rows_of_table(benchmark: Benchmark, layout: Layout, compared: Comparison) -> Comparison:
     """The variants that stand in a table's rows, in its order. Raises Absent where none does."""
-    chosen: dict[str, Variant] = {}
-    for row in layout.rows:
-        for variant in compared.variants:
-            if row.method == variant.runs[0]["method"] and any(
-                _is_cell(variant.runs[0], papers.full_fields(benchmark, row, column))
-                for column in layout.columns
-            ):
-                chosen.setdefault(variant.label, variant)
+    chosen = dict.fromkeys(
+        variant.label
+        for task, row, column in papers.cells(layout)
+        if task == compared.task
+        for variant in compared.variants
+        if evidence.matches(variant.runs[0], benchmark, row, column)
+    )
     if not chosen:
         raise Absent(
-            f"{compared.results}: no finished run stands in a row of {layout.name}, {block.name}; "
-            f"`sfdabench table {layout.name}` shows what the rows are"
+            f"{compared.results}: no finished run of {compared.task} stands in a row of "
+            f"{layout.name}; `sfdabench table {layout.name}` shows what the rows are"
         )
     return compared.only(list(chosen))
-
-
-def _is_cell(record: Record, expected: papers.Fields) -> bool:
-    """Whether the run has every expected value, and the user set no other field."""
-    for name, values in expected.items():
-        have = record["fields"].get(name, {})
-        if any(field not in have or have[field] != value for field, value in values.items()):
-            return False
-        if not set(record["overrides"].get(name, {})) <= set(values):
-            return False
-    return True
 
 
 def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) -> Figure:
