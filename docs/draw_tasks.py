@@ -15,26 +15,13 @@ from sfdabench.core import registry
 from sfdabench.core.paths import cache_root
 from sfdabench.core.progress import Progress
 from sfdabench.core.task import Task
-from sfdabench.prepare.arrays import Prepared, prepare
-from sfdabench.run.plan import Split, resolve
+from sfdabench.prepare.arrays import Prepared
+from sfdabench.run.plan import resolve
 
 TILE, GAP, HEAD, COLUMNS = 128, 6, 54, 2
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66))
 FONT, SMALL = ImageFont.load_default(13), ImageFont.load_default(11)
-
-
-def arrays(split: Split, cache: Path) -> Prepared:
-    """The split as a run would see it."""
-    return prepare(
-        split.dataset,
-        split.dataset_name,
-        split.cases,
-        split.how,
-        content=split.content,
-        cache=cache,
-        report=print,
-    )
 
 
 def tiles(prepared: Prepared, task: Task) -> tuple[Image.Image, Image.Image]:
@@ -87,7 +74,7 @@ def panel(name: str, cache: Path) -> Image.Image:
     for i, (role, part) in enumerate((("source", split), ("target", run.target_test))):
         x = GAP + i * 2 * (TILE + GAP)
         draw.text((x, 38), f"{role}: {part.dataset.card.title}", "black", SMALL)
-        for k, tile in enumerate(tiles(arrays(part, cache), task)):
+        for k, tile in enumerate(tiles(part.arrays(cache, Progress(quiet=True), "picture"), task)):
             page.paste(tile, (x + k * (TILE + GAP), HEAD))
     return page
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import math
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from sfdabench.core import fields, paths, registry
+from sfdabench.core import fields, paths, registry, toml
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import PositiveInt
 from sfdabench.core.near import unknown
@@ -178,15 +177,7 @@ def default_folder() -> Path:
 
 def read(folder: Path) -> Benchmark:
     """`folder`/benchmark.toml. Raises BadInput that names the file and the entry at fault."""
-    path = folder / "benchmark.toml"
-    try:
-        return Benchmark.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadInput(f"{path}: {where}: {first['msg']}") from error
+    return toml.read(folder / "benchmark.toml", Benchmark)
 
 
 def find(folder: Path | None = None) -> tuple[dict[str, tuple[Path, Benchmark]], list[str]]:

@@ -20,7 +20,6 @@ from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.networks._weights import fill, from_bytes
-from sfdabench.prepare.arrays import prepare
 from sfdabench.run.plan import Run, resolve
 from sfdabench.store import records
 
@@ -90,17 +89,7 @@ def export(path: Path, out: Path, data: Path | None, device: str, progress: Prog
         )
     model = deployed(run, path.with_suffix(".safetensors"))
     split, task = run.target_test, replace(run.task, regions={})
-    with progress.stage("prepare target test") as advance:
-        prepared = prepare(
-            split.dataset,
-            split.dataset_name,
-            split.cases,
-            split.how,
-            content=split.content,
-            cache=run.cache,
-            report=progress.say,
-            advance=advance,
-        )
+    prepared = split.arrays(run.cache, progress, "target test")
     test = Stream(
         name="target test",
         images=prepared.images(),

@@ -16,12 +16,12 @@ from sfdabench.core.progress import Progress
 from sfdabench.core.task import Domain
 from sfdabench.evaluate.predict import evaluating, predict
 from sfdabench.networks._segmenter import Segmenter
-from sfdabench.prepare.arrays import Prepared, prepare
+from sfdabench.prepare.arrays import Prepared
 from sfdabench.primitives.views import identity
 from sfdabench.report.figures.grid import Picture
 from sfdabench.report.figures.tsne import Features
 from sfdabench.run.export import deployed, planned
-from sfdabench.run.plan import Run, Split
+from sfdabench.run.plan import Run
 
 MARGIN = 0.15  # ours: of the outlined part's longer side
 FINEST = 400  # ours: pixels across a tile; more is lost in print
@@ -63,7 +63,10 @@ def _masks(
     run: Run, model: Segmenter, cases: Sequence[str], progress: Progress
 ) -> dict[str, np.ndarray]:
     """Case -> boolean (K, *space) of protocol `strict`; predicts these cases only."""
-    whole, task = _arrays(run, run.target_test, progress), replace(run.task, regions={})
+    whole, task = (
+        run.target_test.arrays(run.cache, progress, "target test"),
+        replace(run.task, regions={}),
+    )
     wanted = [i for i, name in enumerate(whole.ids) if name in cases]
     starts = np.cumsum([0, *whole.counts])
     planes = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in wanted])
@@ -77,20 +80,6 @@ def _masks(
     strict = {"strict": registry.load("protocols", "strict")}
     predicted = predict(model, _stream(run, whole, planes), part, task, strict)
     return {name: masks["strict"] for name, masks in zip(part.ids, predicted, strict=True)}
-
-
-def _arrays(run: Run, split: Split, progress: Progress) -> Prepared:
-    with progress.stage(f"prepare {split.dataset_name}") as advance:
-        return prepare(
-            split.dataset,
-            split.dataset_name,
-            split.cases,
-            split.how,
-            content=split.content,
-            cache=run.cache,
-            report=progress.say,
-            advance=advance,
-        )
 
 
 def _stream(run: Run, prepared: Prepared, planes: np.ndarray) -> Stream:
@@ -170,7 +159,7 @@ def features(
         splits = [*zip(run.task.source, run.source_test, strict=True)]
         vectors, sites = [], []
         for domain, split in [*splits, (run.task.target, run.target_test)]:
-            part = _logits(run, model, _arrays(run, split, progress))
+            part = _logits(run, model, split.arrays(run.cache, progress, "target test"))
             vectors.append(part)
             sites += [_site(domain)] * len(part)
         found[label] = Features(np.concatenate(vectors), tuple(sites))

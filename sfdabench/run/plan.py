@@ -25,7 +25,7 @@ from sfdabench.core.network import Network
 from sfdabench.core.paths import cache_root, check_writable, data_root
 from sfdabench.core.progress import Progress
 from sfdabench.core.task import Domain, Recipe, Task
-from sfdabench.prepare.arrays import manifest, phantom_root
+from sfdabench.prepare.arrays import Prepared, manifest, phantom_root, prepare
 from sfdabench.prepare.planes import Preparation
 from sfdabench.store import records
 
@@ -46,6 +46,20 @@ class Split:
     def inputs(self) -> dict[str, Any]:
         """All that determines its arrays."""
         return {"content": self.content, "how": plain(self.how)}
+
+    def arrays(self, cache: Path, progress: Progress, role: str) -> Prepared:
+        """Its prepared arrays, with a bar that names the `role` they are for."""
+        with progress.stage(f"prepare {role} ({self.dataset_name})") as advance:
+            return prepare(
+                self.dataset,
+                self.dataset_name,
+                self.cases,
+                self.how,
+                content=self.content,
+                cache=cache,
+                report=progress.say,
+                advance=advance,
+            )
 
 
 @dataclass(frozen=True)

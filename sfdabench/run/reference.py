@@ -9,16 +9,15 @@ import csv
 import json
 import math
 import statistics
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Len
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sfdabench.core import registry
+from sfdabench.core import registry, toml
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import NonNegative, Positive
 from sfdabench.core.files import atomic
@@ -165,14 +164,7 @@ def read(folder: Path) -> Reference:
     its run is planned.
     """
     path = folder / "reference.toml"
-    try:
-        found = Reference.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadInput(f"{path}: {where}: {first['msg']}") from error
+    found = toml.read(path, Reference)
     try:
         _check_entries(found)
     except BadInput as error:

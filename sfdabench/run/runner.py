@@ -35,7 +35,7 @@ from sfdabench.evaluate.predict import predict, seal, unseal
 from sfdabench.evaluate.score import CaseScore, Tally, region_masks
 from sfdabench.networks._segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
 from sfdabench.networks._weights import fill, from_bytes, sha256, to_bytes
-from sfdabench.prepare.arrays import Prepared, prepare
+from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.planes import fit_label
 from sfdabench.run import guard
 from sfdabench.run.allocator import keep_freed_memory
@@ -231,24 +231,11 @@ class Execution:
 
     def prepare(self) -> None:
         """Bring every split to arrays."""
-        run = self.run
-        self.source_train = [self._arrays(s, "source") for s in run.source_train]
-        self.source_test = [self._arrays(s, "source test") for s in run.source_test]
-        self.target_train = self._arrays(run.target_train, "target")
-        self.target_test = self._arrays(run.target_test, "target test")
-
-    def _arrays(self, split: Split, role: str) -> Prepared:
-        with self.progress.stage(f"prepare {role} ({split.dataset_name})") as advance:
-            return prepare(
-                split.dataset,
-                split.dataset_name,
-                split.cases,
-                split.how,
-                content=split.content,
-                cache=self.run.cache,
-                report=self.progress.say,
-                advance=advance,
-            )
+        run, made = self.run, (self.run.cache, self.progress)
+        self.source_train = [s.arrays(*made, "source") for s in run.source_train]
+        self.source_test = [s.arrays(*made, "source test") for s in run.source_test]
+        self.target_train = run.target_train.arrays(*made, "target")
+        self.target_test = run.target_test.arrays(*made, "target test")
 
     def _stream(self, split: Prepared, name: str, clock: Clock) -> Stream:
         return Stream(

@@ -339,7 +339,7 @@ def test_the_shipped_list_can_be_run():
         texts = [f"{name}={value}" for name, value in listing.source.items()]
         recipe, network, _ = plan.choose_recipe(task, "phantom", texts)
         for run in listing.runs:
-            chain, differing = plan.choose_methods(run.method, settings(run.overrides))
+            chain, differing = plan.choose_methods(run.method, settings(run.overrides), "phantom")
             plan.check_fit(chain, listing.name, task.head, recipe.network, network)
             given = {name: run.overrides.get(name, {}) for name in differing}
             assert differing == given, "an override that says the default"

@@ -21,6 +21,8 @@ from sfdabench.store import records
 QUIET = Progress(quiet=True)
 PLUGINS = Path(__file__).parent.parent / "plugins"
 BENCHMARK = """
+seeds = 2
+absent = ["dpl"]
 [paper]
 title = "t"
 venue = "v"
