@@ -96,6 +96,10 @@ class Stream:
         """Number of images."""
         return len(self.ids)
 
+    def steps(self, size: int) -> int:
+        """Batches of `size` in one pass."""
+        return -(-len(self) // size)
+
     def _take(self, index: np.ndarray) -> Tensor:
         if isinstance(self.images, Tensor):
             chosen = self.images[torch.from_numpy(index).to(self.images.device)]

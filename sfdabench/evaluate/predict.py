@@ -24,6 +24,7 @@ from sfdabench.evaluate.postprocess import STEPS
 from sfdabench.networks._segmenter import PREDICTED_TOGETHER
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.planes import Geometry
+from sfdabench.primitives import losses
 from sfdabench.primitives.views import identity
 
 Masks = Mapping[str, np.ndarray]
@@ -60,8 +61,7 @@ def probabilities(
                 torch.manual_seed(int(chunk.index[0]))
             else:
                 stack.enter_context(evaluating(model))
-            logits = model(chunk.plain)
-            maps = logits.sigmoid() if head == "sigmoid" else logits.softmax(dim=1)
+            maps = losses.probabilities(model(chunk.plain), head)
         yield from maps
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -64,7 +63,7 @@ class APL(Method):
         model = context.model()
         encoder, heads = encoder_and_heads(model)
         optimiser = momentum_sgd(encoder, heads, self.learning_rate, self.head_factor)
-        steps = self.epochs * math.ceil(len(context.target) / self.batch_size)
+        steps = self.epochs * context.target.steps(self.batch_size)
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, steps, self.power)
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser, schedule=schedule):
             for batch in context.target.batches(self.batch_size, plain=identity):

@@ -83,13 +83,13 @@ class CBST(Method):
         from sfdabench.primitives.pseudo_labels import (
             class_balanced_labels,
             class_thresholds,
-            probability,
+            mean_over_views,
         )
         from sfdabench.primitives.views import identity
 
         def predictions() -> Iterator[Tensor]:
             for batch in context.target.batches(self.batch_size, shuffle=False, plain=identity):
-                yield probability(model, batch.plain, context.head, flip=self.flip)
+                yield mean_over_views(model, batch.plain, context.head, flip=self.flip)
 
         looked_at = [self.winners(maps) for batch in predictions() for maps in batch]
         confidences = [torch.cat(values) for values in zip(*looked_at, strict=True)]

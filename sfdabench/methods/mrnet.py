@@ -5,7 +5,6 @@ The row "MRNet" of APL's Table 2: its text describes this stage; the first one n
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +56,7 @@ class MRNet(Method):
         import torch
 
         from sfdabench.primitives.fine_tuning import both_heads, encoder_and_heads, momentum_sgd
-        from sfdabench.primitives.pseudo_labels import one_hot, probability
+        from sfdabench.primitives.pseudo_labels import mean_over_views, one_hot
         from sfdabench.primitives.views import identity
 
         model = context.model()
@@ -67,7 +66,9 @@ class MRNet(Method):
             return main + self.auxiliary_weight * auxiliary
 
         def winners(images: Tensor) -> Tensor:
-            maps = probability(combined, images, context.head, flip=self.flip, scales=self.scales)
+            maps = mean_over_views(
+                combined, images, context.head, flip=self.flip, scales=self.scales
+            )
             return maps.argmax(dim=1, keepdim=True).to(torch.uint8)
 
         batches = context.target.batches(self.batch_size, shuffle=False, plain=identity)
@@ -75,7 +76,7 @@ class MRNet(Method):
         model.train()
         encoder, heads = encoder_and_heads(model, batch_norm=True)
         optimiser = momentum_sgd(encoder, heads, self.learning_rate, self.head_factor)
-        steps = self.epochs * math.ceil(len(context.target) / self.batch_size)
+        steps = self.epochs * context.target.steps(self.batch_size)
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, steps, self.power)
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser, schedule=schedule):
             for batch in context.target.batches(self.batch_size, plain=identity):

@@ -76,7 +76,7 @@ class OSUDA(Method):
         optimiser = torch.optim.Adam(select_trainable(model, self.trainable), self.learning_rate)
         # Without entropy no term ever has a gradient, and what is not trained on is not logged.
         record = context.log if self.entropy_weight else context.track
-        steps = -(-len(context.target) // self.batch_size)
+        steps = context.target.steps(self.batch_size)
         for epoch in context.epochs(self.epochs, deploy=model, optimiser=optimiser):
             batches = context.target.batches(self.batch_size, plain=identity)
             for step, batch in enumerate(batches, start=epoch * steps):

@@ -111,6 +111,6 @@ class SelfEnsembling(Method):
                 optimiser.step()
                 step += 1
                 early = warm_ema(int(step), self.early_ema)
-                update_teacher(teacher, student, early if progress <= self.ema_switch else self.ema)
+                update_teacher(teacher, student, early if progress < self.ema_switch else self.ema)
             schedule.step()
         return deployed

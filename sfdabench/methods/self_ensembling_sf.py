@@ -88,6 +88,6 @@ class SelfEnsemblingSF(Method):
                 optimiser.step()
                 step += 1
                 early = warm_ema(int(step), self.early_ema)
-                update_teacher(teacher, student, early if progress <= self.ema_switch else self.ema)
+                update_teacher(teacher, student, early if progress < self.ema_switch else self.ema)
             schedule.step()
         return deployed

@@ -26,6 +26,7 @@ class Tent(Method):
 
     epochs: PositiveInt = 1  # code: one step a batch
     batch_size: PositiveInt = 8  # PASS's code, on fundus images
+    steps: PositiveInt = 1  # paper §3, updates a batch; PASS's code takes 2
     learning_rate: Positive = 1e-3  # code
 
     paper = Paper(
@@ -48,7 +49,8 @@ class Tent(Method):
         optimiser = torch.optim.Adam(select_trainable(model, "affine"), self.learning_rate)
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser):
             for batch in context.target.batches(self.batch_size, plain=identity):
-                logits = tent_step(model, optimiser, batch.plain, context.head, context.log)
+                for _ in range(self.steps):
+                    logits = tent_step(model, optimiser, batch.plain, context.head, context.log)
                 context.track(foreground=foreground_share(logits, context.head))
             batches = context.target.batches(self.batch_size, plain=identity)
             reestimate(model, (batch.plain for batch in batches))

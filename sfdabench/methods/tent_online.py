@@ -24,6 +24,7 @@ class TentOnline(Method):
     """
 
     batch_size: PositiveInt = 8  # PASS's code, on fundus images
+    steps: PositiveInt = 1  # paper §3, updates a batch; PASS's code takes 2
     learning_rate: Positive = 1e-3  # code
 
     paper = Paper(
@@ -46,6 +47,8 @@ class TentOnline(Method):
         optimiser = torch.optim.Adam(select_trainable(model, "affine"), self.learning_rate)
 
         def learn(images: Tensor) -> Tensor:
-            return tent_step(model, optimiser, images, context.head, context.log)
+            for _ in range(self.steps):  # what is predicted comes before the last of them: code
+                logits = tent_step(model, optimiser, images, context.head, context.log)
+            return logits
 
         return OnlineSegmenter(model, learn, self.batch_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,20 +52,20 @@ class Threshold(Method):
 
         from sfdabench.primitives.fine_tuning import encoder_and_heads, momentum_sgd
         from sfdabench.primitives.losses import segmentation_loss
-        from sfdabench.primitives.pseudo_labels import probability, sure_labels, training_target
+        from sfdabench.primitives.pseudo_labels import mean_over_views, sure_labels, training_target
         from sfdabench.primitives.views import identity
 
         model, head = context.model(), context.head
 
         def sure(images: Tensor) -> Tensor:
-            maps = probability(model, images, head, flip=self.flip)
+            maps = mean_over_views(model, images, head, flip=self.flip)
             return sure_labels(maps, head, self.threshold)
 
         batches = context.target.batches(self.batch_size, shuffle=False, plain=identity)
         labels = torch.cat([sure(batch.plain) for batch in batches])
         encoder, heads = encoder_and_heads(model)
         optimiser = momentum_sgd(encoder, heads, self.learning_rate, self.head_factor)
-        steps = self.epochs * math.ceil(len(context.target) / self.batch_size)
+        steps = self.epochs * context.target.steps(self.batch_size)
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, steps, self.power)
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser, schedule=schedule):
             for batch in context.target.batches(self.batch_size, plain=identity):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfdabench.primitives.batch_norm import batch_statistics
-from sfdabench.primitives.losses import segmentation_loss
+from sfdabench.primitives.losses import probabilities, segmentation_loss
 from sfdabench.primitives.pseudo_labels import hard_labels
 
 
@@ -19,9 +19,8 @@ def mean_entropy(logits: Tensor, head: str, *, balanced: bool = False) -> Tensor
     a sigmoid count: -p log p alone falls towards p = 0 from 1/e on, and erases small structures.
     balanced: every class that is predicted counts alike, not every pixel.
     """
-    probability = logits.sigmoid() if head == "sigmoid" else logits.softmax(dim=1)
     weight = _class_balance(logits, head) if balanced else None
-    return segmentation_loss(logits, probability, head, weight)
+    return segmentation_loss(logits, probabilities(logits, head), head, weight)
 
 
 @torch.no_grad()

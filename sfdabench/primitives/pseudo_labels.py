@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfdabench.primitives.losses import probabilities
+
 IGNORE = 255  # in a label map: no class, not trained on
 
 
@@ -31,7 +33,7 @@ def one_hot(winner: Tensor, like: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def probability(
+def mean_over_views(
     logits_of: Callable[[Tensor], Tensor],
     images: Tensor,
     head: str,
@@ -50,8 +52,7 @@ def probability(
         view = images if scale == 1 else _resized(images, sides)
         views = [view, view.flip(-1)] if flip else [view]
         for mirrored, shown in enumerate(views):
-            logits = logits_of(shown)
-            maps = logits.sigmoid() if head == "sigmoid" else logits.softmax(dim=1)
+            maps = probabilities(logits_of(shown), head)
             total.append(_resized(maps.flip(-1) if mirrored else maps, size))
     return torch.stack(total).mean(dim=0)
 

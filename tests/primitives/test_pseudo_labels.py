@@ -7,8 +7,8 @@ from sfdabench.primitives.pseudo_labels import (
     class_balanced_labels,
     class_thresholds,
     hard_labels,
+    mean_over_views,
     one_hot,
-    probability,
     sure_labels,
     training_target,
 )
@@ -75,14 +75,16 @@ class TestProbability:
     @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
     def test_of_one_view_is_the_model_s(self, head):
         expected = self.images.softmax(1) if head == "softmax" else self.images.sigmoid()
-        assert torch.equal(probability(lambda x: x, self.images, head), expected)
+        assert torch.equal(mean_over_views(lambda x: x, self.images, head), expected)
 
     def test_mirrored_view_is_mirrored_back(self):
         """A pixel-wise model gives the same maps; one that sees places gives their mean."""
-        plain = probability(lambda x: x, self.images, "softmax")
-        assert torch.allclose(probability(lambda x: x, self.images, "softmax", flip=True), plain)
+        plain = mean_over_views(lambda x: x, self.images, "softmax")
+        assert torch.allclose(
+            mean_over_views(lambda x: x, self.images, "softmax", flip=True), plain
+        )
         place = torch.linspace(-3, 3, 10).expand(2, 3, 8, 10)
-        mean = probability(lambda x: place, self.images, "sigmoid", flip=True)
+        mean = mean_over_views(lambda x: place, self.images, "sigmoid", flip=True)
         assert torch.allclose(mean, torch.full_like(mean, 0.5))
 
     def test_scaled_view_is_seen_scaled_and_brought_back(self):
@@ -93,13 +95,13 @@ class TestProbability:
             return images
 
         ramp = torch.linspace(-1, 1, 9).expand(1, 2, 9, 9).clone()
-        maps = probability(model, ramp, "sigmoid", flip=True, scales=(1.0, 1.25))
+        maps = mean_over_views(model, ramp, "sigmoid", flip=True, scales=(1.0, 1.25))
         assert seen == [(9, 9), (9, 9), (11, 11), (11, 11)]
         assert torch.allclose(maps, ramp.sigmoid(), atol=2e-3)
 
     def test_carries_no_gradient(self):
         images = self.images.clone().requires_grad_()
-        assert not probability(lambda x: x, images, "softmax").requires_grad
+        assert not mean_over_views(lambda x: x, images, "softmax").requires_grad
 
 
 class TestClassBalance:
