@@ -100,7 +100,7 @@ def gn_consistency(monkeypatch, folder, dropout):
     """First step's consistency where student and teacher are one model and no view differs."""
     torch.manual_seed(0)
     start = Segmenter(UNetGN(width=4, dropout=dropout).build(channels=3, outputs=2)).eval()
-    monkeypatch.setattr(toy, "_source_model", lambda classes, head: start)
+    monkeypatch.setattr(toy, "_source_model", lambda classes, head, auxiliary: start)
     monkeypatch.setattr(views, "anatomy_pair", views.untouched)
     attempt(SelfEnsemblingSF(epochs=1, batch_size=9), Toy(), folder)
     (value,) = curves(folder)["consistency"]
