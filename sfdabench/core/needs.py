@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Change = Literal["parameters", "statistics"]
+SETTINGS = ("none", "SFDA", "TTA", "UDA", "supervised")  # by how much they ask for
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,17 @@ import tomllib
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sfdabench.core.errors import BadInput
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """A table of such a file: frozen, and without a key that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def read(path: Path, model: type[Model]) -> Model:
