@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from sfdabench.core import fields, paths, registry, toml
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import PositiveInt
 from sfdabench.core.near import unknown
+from sfdabench.store import rows
+from sfdabench.store.labels import Fields
 
 Unit = Literal["percent", "mm", "pixel", "1"]
-Fields = dict[str, dict[str, Any]]  # method -> field -> value, as in a record
 Key = tuple[str, str, str, str]  # table, block, row, column
 UNITS: dict[Unit, str] = {"percent": "%", "mm": "mm", "pixel": "px", "1": ""}
 COLUMNS = ("table", "block", "row", "column", "value", "std", "unit", "note")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Paper(_Part):
+class Paper(toml.Part):
     """The publication."""
 
     title: str
@@ -35,14 +31,14 @@ class Paper(_Part):
     url: str
 
 
-class Tolerance(_Part):
+class Tolerance(toml.Part):
     """The largest |measured - printed| that counts as reproduced, and why."""
 
     limit: float
     reason: str
 
 
-class Block(_Part):
+class Block(toml.Part):
     """One comparison of a table: a task, and how many test cases the paper scored.
 
     task: None where each column names its own, or where no task of ours is scored so.
@@ -53,7 +49,7 @@ class Block(_Part):
     cases: int | None = None
 
 
-class Column(_Part):
+class Column(toml.Part):
     """A quantity: `metric` averaged over `classes` and scaled, or the start of a logged `curve`.
 
     mean_of: or the plain mean of other columns, seed by seed.
@@ -81,7 +77,7 @@ class Column(_Part):
         return self
 
 
-class Row(_Part):
+class Row(toml.Part):
     """A printed row and the run beside it.
 
     tasks: the only ones on which it is a run of ours; any where empty.
@@ -99,7 +95,7 @@ class Row(_Part):
     ours: bool = False
 
 
-class Layout(_Part):
+class Layout(toml.Part):
     """A printed table; `protocol` is the one its metrics are read from."""
 
     name: str
@@ -130,7 +126,7 @@ class Layout(_Part):
         return self
 
 
-class Benchmark(_Part):
+class Benchmark(toml.Part):
     """All tables of a paper.
 
     recipe: the paper's source recipe; True stands for "must be given".
@@ -213,13 +209,9 @@ def read_reported(folder: Path, benchmark: Benchmark) -> tuple[dict[Key, Reporte
     found: dict[Key, Reported] = {}
     problems = []
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                return {}, [f"{path}: columns must be {','.join(COLUMNS)}"]
-            lines = [(reader.line_num, line) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return {}, [f"{path}: cannot be read ({error})"]
+        lines = rows.read(path, COLUMNS)
+    except BadInput as error:
+        return {}, [str(error)]
     for number, line in lines:
         where = f"{path}, line {number}"
         key = (line["table"], line["block"], line["row"], line["column"])

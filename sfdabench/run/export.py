@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from sfdabench.evaluate.predict import predict
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.networks._weights import fill, from_bytes
 from sfdabench.run.plan import Run, resolve
-from sfdabench.store import records
+from sfdabench.store import labels, records
 
 
 def planned(path: Path, data: Path | None, device: str, progress: Progress) -> Run:
@@ -42,12 +40,8 @@ def planned(path: Path, data: Path | None, device: str, progress: Progress) -> R
         data=data if record["data"] == "real" else None,
         out=path.parent.parent.parent,
         profile=record["profile"],
-        settings=[
-            _text(f"{name}.{field}", value)
-            for name, changes in record["overrides"].items()
-            for field, value in changes.items()
-        ],
-        source_settings=[_text(*item) for item in record["source_overrides"].items()],
+        settings=labels.settings(record["overrides"]),
+        source_settings=labels.pairs(record["source_overrides"]),
         device=device,
         precision=record["precision"],
         progress=progress,
@@ -56,10 +50,6 @@ def planned(path: Path, data: Path | None, device: str, progress: Progress) -> R
     if records.digest({"target": found}) != record["manifest_sha256"]:
         raise BadInput(f"--record {path}: made from other files than those in {data or 'cache'}")
     return run
-
-
-def _text(name: str, value: Any) -> str:
-    return f"{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def deployed(run: Run, weights: Path) -> Segmenter:

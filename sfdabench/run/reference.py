@@ -22,6 +22,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import NonNegative, Positive
 from sfdabench.core.files import atomic
 from sfdabench.core.near import unknown
+from sfdabench.store import labels
 
 Fields = dict[str, dict[str, Any]]  # method -> field -> value
 COLUMNS = (
@@ -145,7 +146,8 @@ class Score:
     def name(self) -> str:
         """What the user reads."""
         task, method, overrides, *_, class_, metric = self.key
-        return f"{method}{f' {overrides}' if overrides else ''} on {task}, {class_} {metric}"
+        run = labels.label(method, json.loads(overrides or "{}"))
+        return f"{run} on {task}, {class_} {metric}"
 
 
 def run_key(task: Listing, run: Listed) -> tuple[str, ...]:

@@ -25,9 +25,8 @@ from sfdabench.run import reference
 from sfdabench.run.board import board
 from sfdabench.run.plan import Run
 from sfdabench.run.reference import Change, Claim, Listed, Listing, Reference, Score
-from sfdabench.run.sweep import label, settings
 from sfdabench.run.workers import Flags, Job, Outcome, carry_out
-from sfdabench.store import records
+from sfdabench.store import labels, records
 
 Scores = dict[tuple[str, ...], Score]
 Chosen = list[tuple[Listing, Listed]]
@@ -190,8 +189,8 @@ def measure(
                 seed=0,
                 out=place / "out",
                 profile="phantom",
-                settings=settings(run.overrides),
-                source_settings=_texts(task.source),
+                settings=labels.settings(run.overrides),
+                source_settings=labels.pairs(task.source),
                 protocols=(found.scores.protocol,),
                 device="cpu",
             )
@@ -199,7 +198,7 @@ def measure(
             for seed in range(seeds):
                 one = dataclasses.replace(first, seed=seed)
                 source = one.source_folder / "source.json"
-                name = label(run.method, run.overrides)
+                name = labels.label(run.method, run.overrides)
                 job = Job(task.name, name, seed, flags.command(one), source)
                 planned[job] = (one, reference.run_key(task, run))
         with board(len(planned)) as shown:
@@ -214,10 +213,6 @@ def measure(
             if key not in lost:
                 by_run.setdefault(key, []).append(records.read(one.record_path))
         return {s.key: s for key, got in by_run.items() for s in _scores(found, key, got)}, failed
-
-
-def _texts(source: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(text.removeprefix("source.") for text in settings({"source": dict(source)}))
 
 
 def _scores(

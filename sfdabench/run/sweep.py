@@ -20,11 +20,12 @@ from sfdabench.core.near import unknown
 from sfdabench.core.paths import shipped
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
-from sfdabench.report.benchmark import Benchmark, Fields
+from sfdabench.report.benchmark import Benchmark
 from sfdabench.run.board import duration
 from sfdabench.run.plan import Run
 from sfdabench.run.workers import Flags, Job, Outcome
-from sfdabench.store import records
+from sfdabench.store import labels, records
+from sfdabench.store.labels import Fields
 
 State = Literal["found", "failed", "to run"]
 Record = Mapping[str, Any]
@@ -42,12 +43,7 @@ class Wanted:
     @property
     def label(self) -> str:
         """The method, and the fields that a row sets."""
-        return label(self.method, self.overrides)
-
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """The same as texts of --set."""
-        return settings(self.overrides)
+        return labels.label(self.method, self.overrides)
 
 
 @dataclass(frozen=True)
@@ -98,21 +94,6 @@ class Sweep:
         if len(known) < len(times):
             parts.append(f"time unknown of {len(times) - len(known)}")
         return "; ".join(parts)
-
-
-def label(method: str, overrides: Fields) -> str:
-    """'cbmt (strong=identity)'."""
-    chosen = [f"{name}={value}" for fields in overrides.values() for name, value in fields.items()]
-    return f"{method} ({', '.join(chosen)})" if chosen else method
-
-
-def settings(overrides: Fields) -> tuple[str, ...]:
-    """Field values as texts of --set, each with its method's name."""
-    return tuple(
-        f"{method}.{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for method, fields in overrides.items()
-        for name, value in fields.items()
-    )
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -184,7 +165,7 @@ def plan(
             out=out,
             data=data,
             profile=profile,
-            settings=one.settings,
+            settings=labels.settings(one.overrides),
             source_settings=tuple(source_settings),
             protocols=one.protocols,
             device=device,

@@ -11,6 +11,7 @@ from typing import Any
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import atomic
+from sfdabench.store import rows
 
 SCHEMA = 1
 CASE_COLUMNS = ("protocol", "model", "case", "class", "metric", "value", "undefined")
@@ -39,12 +40,12 @@ def record_path(out: Path, task: str, method: str, key: str) -> Path:
     return out / task / method / f"{key[:16]}.json"
 
 
-def write_cases(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_cases(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
     """Per-case scores, one score a row, columns CASE_COLUMNS."""
     with atomic(path) as file:
         writer = csv.DictWriter(file, CASE_COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(scores)
 
 
 def read_cases(record: Path) -> list[dict[str, str]]:
@@ -52,19 +53,10 @@ def read_cases(record: Path) -> list[dict[str, str]]:
 
     Raises BadInput naming the file where it is missing or of other columns.
     """
-    path = record.with_suffix(".csv")
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(
-            f"{path}: the scores of each case cannot be read ({error}); put the file back, or "
-            "run again with --force"
-        ) from error
-    if tuple(reader.fieldnames or ()) != CASE_COLUMNS:
-        raise BadInput(f"{path}: columns must be {','.join(CASE_COLUMNS)}; run again with --force")
-    return rows
+        return [row for _, row in rows.read(record.with_suffix(".csv"), CASE_COLUMNS)]
+    except BadInput as error:
+        raise BadInput(f"{error}; put the file back, or run again with --force") from error
 
 
 def read(path: Path) -> dict[str, Any]:

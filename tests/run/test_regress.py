@@ -10,7 +10,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
 from sfdabench.run import plan, reference, regress
 from sfdabench.run.reference import Rule, Score, compare
-from sfdabench.run.sweep import settings
+from sfdabench.store import labels
 
 QUIET = Progress(quiet=True)
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -110,6 +110,8 @@ def test_compare_tells_moved_within_lost_and_new():
     beyond = compare(scores(), _now({**SEEDS, SOURCE: (0.801,), CBMT: (0.8,)}))
     assert [(c.score.run, c.state) for c in beyond] == [(SOURCE, "moved")]
     assert str(beyond[0]) == "source_only on tiny, cup dice: 0.5000 -> 0.8010, tolerance 0.3000"
+    plain = Score((*PLAIN, "strict", "cup", "dice"), 0.5, 0.1, (0.5,))
+    assert plain.name == "cbmt calibration=none on tiny, cup dice"
 
 
 def _now(by_run, *new):
@@ -339,7 +341,8 @@ def test_the_shipped_list_can_be_run():
         texts = [f"{name}={value}" for name, value in listing.source.items()]
         recipe, network, _ = plan.choose_recipe(task, "phantom", texts)
         for run in listing.runs:
-            chain, differing = plan.choose_methods(run.method, settings(run.overrides), "phantom")
+            texts = labels.settings(run.overrides)
+            chain, differing = plan.choose_methods(run.method, texts, "phantom")
             plan.check_fit(chain, listing.name, task.head, recipe.network, network)
             given = {name: run.overrides.get(name, {}) for name in differing}
             assert differing == given, "an override that says the default"

@@ -15,8 +15,8 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.run.plan import resolve
-from sfdabench.run.sweep import estimate, plan, settings, wanted
-from sfdabench.store import records
+from sfdabench.run.sweep import estimate, plan, wanted
+from sfdabench.store import labels, records
 
 QUIET = Progress(quiet=True)
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -78,7 +78,7 @@ def names(sweep):
 
 def test_each_run_once_seed_by_seed_and_a_reason_for_what_cannot_be(mini):
     sweep = make(mini)
-    methods = ["adabn", "source_only", "mean_teacher (ema=0.98)", "cbmt (alpha=0.0)", "cbmt"]
+    methods = ["adabn", "source_only", "mean_teacher ema=0.98", "cbmt alpha=0.0", "cbmt"]
     assert names(sweep) == [(method, seed) for seed in (0, 1) for method in methods]
     assert len({one.run.key for one in sweep.planned}) == 10
     assert {one.state for one in sweep.planned} == {"to run"}
@@ -146,7 +146,7 @@ def test_settings_survive_the_command_line(tmp_path):
         data=None,
         out=tmp_path,
         profile=None,
-        settings=settings(given),
+        settings=labels.settings(given),
         device="cpu",
     )
     assert run.overrides == given | {"adabn": {"batch_size": 2}}
@@ -256,7 +256,7 @@ def test_a_dry_run_starts_nothing(mini, tell, sfdabench):
     out = mini.parent / "out"
     code, text, err = sfdabench("sweep", mini, "--task", "tiny", "--dry-run", "--out", out)
     assert code == 0
-    for part in ("PHANTOM data", "mean_teacher (ema=0.98)", "cannot run", "no such method here"):
+    for part in ("PHANTOM data", "mean_teacher ema=0.98", "cannot run", "no such method here"):
         assert part in text
     assert "15 to run; time unknown of 15" in err
     assert not list(out.rglob("*.json"))
