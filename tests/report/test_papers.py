@@ -238,3 +238,10 @@ CUP = 'classes = ["cup"], metric = "dice"'
 def test_what_names_nothing(benchmark, old, new, message):
     with pytest.raises(BadInput, match=message):
         papers.validate(papers.read(benchmark(old, new)))
+
+
+def test_rows_of_codes_that_average_over_mirror_images_say_that_ours_do_not():
+    rows = {row.method: row for row in papers.read(BENCHMARKS / "apl").table("apl-2").rows}
+    for name in ("cbst", "mrnet"):
+        assert registry.load("methods", name)().flip is False
+        assert "mirror images, ours does not (flip)" in rows[name].because
