@@ -110,7 +110,9 @@ source_set_option = click.option(
     metavar="FIELD=VALUE",
     help="Field of the source recipe or its network, such as size=128 or epochs=30.",
 )
-device_option = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+device_option = click.option("--device", type=DEVICES, default="auto")
+KINDS_OF_DATA = click.Choice(["real", "phantom"])
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -285,6 +287,8 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from sfdabench.report import units
+
     label = "PHANTOM" if record["data"] == "phantom" else "real"
     table = Table(title=f"{record['method']} on {record['task']} ({label} data)")
     for column in ("protocol", "class", "metric"):
@@ -296,13 +300,11 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
         for name, metrics in classes.items():
             for metric, value in metrics.items():
                 old, new = before[protocol][name][metric]["mean"], value["mean"]
-                percent = metric in ("dice", "iou", "precision", "recall", "specificity")
-                scale = 100 if percent else 1
-                unit = " %" if percent else " px" if record["spacing_unit"] == "pixel" else " mm"
+                scale = units.scale(metric)
                 table.add_row(
                     protocol,
                     name,
-                    metric + unit,
+                    f"{metric} {units.unit(metric, protocol, record['spacing_unit'])}",
                     "-" if old is None else f"{old * scale:.2f}",
                     "-" if new is None else f"{new * scale:.2f}",
                     "-" if None in (old, new) else f"{(new - old) * scale:+.2f}",
@@ -454,16 +456,17 @@ def regress(
     Exit code 1 where a score moved beyond its tolerance, a claim fails or a run does.
     """
     from sfdabench.core.progress import Progress
-    from sfdabench.run import regress as runs
+    from sfdabench.run import regress as regression
 
-    progress, folder = Progress(), runs.default_folder()
+    progress, folder = Progress(), regression.default_folder()
     if update and not (reason or "").strip():
         raise BadInput("--update: say with --reason TEXT why the scores may move")
     if reason is not None and not update:
         raise BadInput("--reason: goes with --update; without it nothing is written")
-    call = runs.regress
+    call = regression.regress
     if update:
-        call = partial(runs.update, changelog=runs.changelog_folder(), reason=str(reason))
+        changelog = regression.changelog_folder()
+        call = partial(regression.update, changelog=changelog, reason=str(reason))
     try:
         found = call(folder, tasks=tasks, methods=methods, jobs=jobs, progress=progress)
     except KeyboardInterrupt:
@@ -499,7 +502,7 @@ def _print_regression(found: Regression) -> None:
 @click.option("--record", type=click.Path(path_type=Path), required=True, help="A run's JSON file.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @data_option
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option
 @plugins
 def predict(record: Path, out: Path, data: Path | None, device: str) -> None:
     """Write the masks of a finished run over the original images (NIfTI, PNG).
@@ -567,9 +570,7 @@ def show(name: str) -> None:
     default="text",
     show_default=True,
 )
-@click.option(
-    "--data", type=click.Choice(["real", "phantom"]), help="Default: real if there is any."
-)
+@click.option("--kind", type=KINDS_OF_DATA, help="Of data. Default: real if there is any.")
 @click.option("--profile", help="Only records of this profile.")
 @click.option("--long", "as_long", is_flag=True, help="CSV with one cell a row.")
 @click.option("--all", "every", is_flag=True, help="All tables as CSV, Markdown and LaTeX.")
@@ -581,7 +582,7 @@ def table(
     name: str | None,
     results: Path,
     fmt: str,
-    data: str | None,
+    kind: str | None,
     profile: str | None,
     as_long: bool,
     every: bool,
@@ -596,18 +597,18 @@ def table(
     if every:
         if name is not None or out is None:
             raise BadInput("table --all: give no NAME, and --out DIR to write all tables to")
-        built, problems = tables.build_all(results, data=data, profile=profile)
+        built, problems = tables.build_all(results, kind=kind, profile=profile)
         _write_tables(built, out, as_long)
     elif name is None:
         if out is not None:
             raise BadInput(f"--out {out}: name a table, or give --all for a folder of all tables")
-        found, problems = tables.summaries(results, data=data, profile=profile)
+        found, problems = tables.summaries(results, kind=kind, profile=profile)
         for one in found:
             click.echo(f"{one.name}: {one.title}; {one.measured} of {one.cells} cells measured")
     else:
         if as_long and fmt != "csv":
             raise BadInput(f"--long: for --format csv, not {fmt}")
-        one_built = tables.build(name, results, data=data, profile=profile)
+        one_built = tables.build(name, results, kind=kind, profile=profile)
         text = render.csv_long(one_built) if as_long else render.FORMATS[fmt](one_built)
         problems = list(one_built.problems) if fmt == "csv" else []  # others print them below
         if out is None:
@@ -659,15 +660,15 @@ def _write_text(path: Path, text: str) -> None:
     metavar="LABEL",
     help='A run as legends name it, such as cbmt or "cbmt alpha=0.5". Default: all recorded.',
 )
-@click.option("--kind", type=click.Choice(["real", "phantom"]), help="Where both are recorded.")
+@click.option("--kind", type=KINDS_OF_DATA, help="Of data, where both are recorded.")
 @click.option("--profile", help="Where several are recorded.")
 @click.option("--protocol", help="Default: the paper's for its figures, else strict.")
 @click.option("--metric", help="Of bars. Default: dice.")
 @click.option("--field", help="Of sweep: the field of the method.")
 @click.option("--by", help="Of grid: the run that ranks the cases. Default: the last.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of grid and tsne. Default: the first.")
-@click.option("--data", "images", type=click.Path(path_type=Path), help="Of grid and tsne.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Of grid and tsne.")
+@click.option("--data", type=click.Path(path_type=Path), help="Of grid and tsne.")
+@click.option("--device", type=DEVICES, help="Of grid and tsne.")
 @plugins
 def plot(figure: str | None, table_name: str | None, **flags: Any) -> None:
     """Draw a figure from the records, as PNG and SVG.

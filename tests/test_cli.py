@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfdabench import cli
+
 PLUGINS = Path(__file__).parent / "plugins"
 
 
@@ -107,6 +109,26 @@ def test_run_prints_one_object_a_run_and_nothing_else(sfdabench, tmp_path):
     code, out, err = sfdabench("table", "cbmt-1", "--results", tmp_path)
     assert code == 0
     assert "W/o DA" in out
+
+
+def test_scores_are_printed_in_the_unit_of_their_protocol(capsys):
+    """SIFA counts in pixels, whatever the data set knows."""
+    one = {"hd95": {"mean": 2.0, "undefined": 0}, "dice": {"mean": 0.5, "undefined": 0}}
+    scores = {protocol: {"liver": one} for protocol in ("strict", "sifa")}
+    record = {
+        **{"status": "done", "task": "chaos2malbcv", "method": "adabn", "data": "real"},
+        **{"scores": scores, "source_only": {"scores": scores}, "spacing_unit": "mm"},
+        "audit": None,
+    }
+    cli._print_scores(record, Path("r.json"))
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    printed = [[cell.strip() for cell in line[1:5]] for line in lines]
+    assert printed == [
+        ["strict", "liver", "hd95 mm", "2.00"],
+        ["strict", "liver", "dice %", "50.00"],
+        ["sifa", "liver", "hd95 px", "2.00"],
+        ["sifa", "liver", "dice %", "50.00"],
+    ]
 
 
 def test_a_failed_run_is_exit_1_and_the_others_go_on(sfdabench, tmp_path):

@@ -42,7 +42,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class _Clash:
+class Clash:
     """Where the runs of one comparison differ in what they must share; `members` by its value."""
 
     what: str
@@ -52,6 +52,17 @@ class _Clash:
 
     def __str__(self) -> str:
         return f"{len(self.members)} {self.plural}{self.of_seed}: {', '.join(self.members)}"
+
+    def fault(self, where: str) -> str:
+        """The records on each side, and what to do."""
+        listed = "; ".join(
+            f"{name}: {_few([r['path'] for r in members])}"
+            for name, members in self.members.items()
+        )
+        return (
+            f"{where}: {len(self.members)} {self.plural}{self.of_seed} in one comparison "
+            f"({listed}); move the records that do not belong here to another folder"
+        )
 
 
 def matching(
@@ -81,8 +92,12 @@ def matches(record: Record, benchmark: Benchmark, row: Row, column: Column) -> b
     return True
 
 
-def _clashes(done: Sequence[Record]) -> list[_Clash]:
-    """Runs of one seed must share source model and data, all of them the source recipe."""
+def clashes(done: Sequence[Record]) -> list[Clash]:
+    """Runs of one seed must share source model and data, all of them the source recipe.
+
+    A supervised bound may learn from another split, which its hash of the data counts: such runs
+    share the data among themselves.
+    """
     names = sorted({name for record in done for name in record["recipe"]})
     varied = [name for name in names if len({brief(r["recipe"].get(name)) for r in done}) > 1]
 
@@ -92,14 +107,15 @@ def _clashes(done: Sequence[Record]) -> list[_Clash]:
     found = []
     for seed in sorted({record["seed"] for record in done}):
         of_seed = [record for record in done if record["seed"] == seed]
-        for what, plural, key in (
-            ("source model", "source models", "source_sha256"),
-            ("state of the data", "states of the data", "manifest_sha256"),
-        ):
-            members = _grouped((brief(r.get(key)), r) for r in of_seed)
-            found.append(_Clash(what, plural, f" of seed {seed}", members))
+        where = f" of seed {seed}"
+        models = _grouped((brief(r.get("source_sha256")), r) for r in of_seed)
+        found.append(Clash("source model", "source models", where, models))
+        for bound in (False, True):
+            group = [r for r in of_seed if (r.get("setting") == "supervised") == bound]
+            states = _grouped((brief(r.get("manifest_sha256")), r) for r in group)
+            found.append(Clash("state of the data", "states of the data", where, states))
     members = _grouped((recipe(r), r) for r in done)
-    found.append(_Clash("source recipe", "source recipes", "", members))
+    found.append(Clash("source recipe", "source recipes", "", members))
     return [clash for clash in found if len(clash.members) > 1]
 
 
@@ -117,7 +133,7 @@ def outside(where: str, done: Sequence[Record]) -> tuple[dict[str, str], list[st
     """
     found: dict[str, str] = {}
     faults = []
-    for clash in _clashes(done):
+    for clash in clashes(done):
         ranked = sorted(clash.members, key=lambda name: -len(clash.members[name]))
         first, second = (len(clash.members[name]) for name in ranked[:2])
         for name, members in clash.members.items():
@@ -126,14 +142,7 @@ def outside(where: str, done: Sequence[Record]) -> tuple[dict[str, str], list[st
                 why = f"{clash.what}{clash.of_seed} is {name}, that of the others {ranked[0]}"
             if first == second or name != ranked[0]:
                 found |= {r["path"]: why for r in members if r["path"] not in found}
-        listed = "; ".join(
-            f"{name}: {_few([r['path'] for r in members])}"
-            for name, members in clash.members.items()
-        )
-        faults.append(
-            f"{where}: {len(clash.members)} {clash.plural}{clash.of_seed} in one comparison "
-            f"({listed}); move the records that do not belong here to another folder"
-        )
+        faults.append(clash.fault(where))
     return found, faults
 
 
@@ -149,10 +158,10 @@ def by_seed(found: Iterable[Record]) -> dict[int, list[Record]]:
 def recorded_twice(found: Sequence[Record]) -> list[str]:
     """A line for each seed with several runs that may stand for each other."""
     return [
-        f"seed {seed} is recorded {len(members)} times, the first counts "
+        f"seed {seed} is recorded {len(members)} times, the first with the protocol counts "
         f"({_few([r['path'] for r in members])})"
         for seed, members in by_seed(found).items()
-        if len(members) > 1 and not _clashes(members)
+        if len(members) > 1 and not clashes(members)
     ]
 
 
@@ -175,16 +184,16 @@ def gather(
     """The runs among `found`, one a seed, and what they measured."""
     seeds = by_seed(found)
     protocol = column.protocol or layout.protocol
-    runs = [_run(row, members[0]) for members in seeds.values()]
+    runs = [_chosen(row, members, protocol) for members in seeds.values()]
     failed = tuple(r for r in found if r["status"] != "done" and r["seed"] not in seeds)
-    unscored = any(isinstance(run.scores, Mapping) and protocol not in run.scores for run in runs)
+    unscored = any(isinstance(r.scores, Mapping) and protocol not in r.scores for r in runs)
     done = [record for members in seeds.values() for record in members]
-    clashes = _clashes(done)
+    mixed = clashes(done)
     return Evidence(
         runs=tuple(runs),
         values={run.record["seed"]: _value(run, column, protocol) for run in runs},
         failed=failed,
-        mixed=str(clashes[0]) if clashes else None,
+        mixed=str(mixed[0]) if mixed else None,
         apart=next((apart[r["path"]] for r in done if r["path"] in apart), None),
         unscored=protocol if column.metric and unscored else None,
         notes=tuple(_notes(row, column, protocol, runs, failed)),
@@ -207,6 +216,13 @@ def _notes(
     if dropped:
         notes.append(f"undefined in {dropped} cases of {len(runs)} runs")
     return notes
+
+
+def _chosen(row: Row, members: Sequence[Record], protocol: str) -> Run:
+    """The first record of a run that was scored by the protocol, else the first."""
+    found = [_run(row, record) for record in members]
+    scored = (run for run in found if dig(run.scores, protocol) is not None)
+    return next(scored, found[0])
 
 
 def _run(row: Row, record: Record) -> Run:

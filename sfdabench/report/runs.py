@@ -5,18 +5,21 @@ Reads the store only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
-from sfdabench.store import records
+from sfdabench.core.needs import SETTINGS
+from sfdabench.report.evidence import clashes
+from sfdabench.store import labels, records
 
 Record = Mapping[str, Any]
-SETTINGS = ("none", "SFDA", "TTA", "UDA", "supervised")  # the order in which variants are shown
 
 
 class Absent(BadInput):
@@ -75,56 +78,57 @@ class Comparison:
 
     def command(self, label: str) -> str:
         """The command that makes a run of this label that may stand in this comparison."""
-        parts = [command(self.task, label, self.results)]
         changes = self.variants[0].runs[0].get("source_overrides", {})
-        parts += [f"--source-set {name}={value}" for name, value in changes.items()]
-        parts += ["--data DIR"] if self.data == "real" else []
+        more = [word for pair in labels.pairs(changes) for word in ("--source-set", pair)]
+        more += ["--data", "DIR"] if self.data == "real" else []
         usual = "paper" if self.data == "real" else "phantom"
-        parts += [f"--profile {self.profile}"] if self.profile != usual else []
-        return " ".join(parts)
+        more += ["--profile", self.profile] if self.profile != usual else []
+        recorded = next((v.runs[0] for v in self.variants if v.label == label), None)
+        method, settings = labels.split(label)
+        if recorded is not None:
+            method, settings = recorded["method"], labels.settings(recorded["overrides"])
+        return command(self.task, method, settings, self.results, more)
 
 
 def label_of(record: Record) -> str:
-    """A run's name: method and changed fields; in a chain each field with its method."""
-    chain = record["method"].split("+")
-    prefix = "{}." if len(chain) > 1 else ""
-    changes = [
-        f"{prefix.format(name)}{field}={value}"
-        for name, fields in record["overrides"].items()
-        for field, value in sorted(fields.items())
-    ]
-    return " ".join([record["method"], *changes])
+    """A run's name: method and changed fields."""
+    return labels.label(record["method"], record["overrides"])
 
 
-def command(task: str, label: str, results: Path) -> str:
-    """The command that makes a run of this label on the phantom."""
-    method, *settings = label.split(" ")
-    parts = ["sfdabench run --method", method, "--task", task]
-    parts += [f"--set {setting}" for setting in settings]
-    return " ".join([*parts, "--out", str(results)])
+def command(
+    task: str, method: str, settings: Iterable[str], results: Path, more: Iterable[str] = ()
+) -> str:
+    """The command that makes a run, as a shell takes it; by itself on the phantom."""
+    words = ["sfdabench", "run", "--method", method, "--task", task]
+    words += [word for setting in settings for word in ("--set", setting)]
+    return shlex.join([*words, "--out", str(results), *more])
 
 
 def compare(
-    results: Path, task: str | None, *, kind: str | None = None, profile: str | None = None
+    results: Path,
+    task: str | None,
+    *,
+    kind: str | None = None,
+    profile: str | None = None,
+    protocol: str | None = None,
 ) -> Comparison:
     """The finished runs below `results` on a task, by variant.
 
     task: may be None where the folder holds one task only. kind, profile: needed where it holds
-    several. Raises Absent where there is nothing to show, BadInput where kinds are mixed, or runs
-    of one seed do not share source model and data, or any two the source recipe.
+    several. protocol: of two records of one run, one that was scored by it counts.
+    Raises Absent where there is nothing to show, BadInput where kinds are mixed, or runs of one
+    seed do not share source model and data, or any two the source recipe.
     """
     if not results.is_dir():
-        raise BadInput(
-            f"--results {results}: no such folder; `sfdabench run --method cbmt --task "
-            f"{task or 'refuge2rimone'} --out {results}` makes it"
-        )
+        made = command(task or "refuge2rimone", "cbmt", (), results)
+        raise BadInput(f"--results {results}: no such folder; `{made}` makes it")
     everything, problems = records.read_all(results)
     task = _task(results, task, {record["task"] for record in everything})
     found: Sequence[Record] = [record for record in everything if record["task"] == task]
     found = _one(found, "data", "--kind", kind, f"{results}, {task}")
     found = _one(found, "profile", "--profile", profile, f"{results}, {task}")
     variants: dict[str, dict[int, Record]] = {}
-    for record in sorted(found, key=_place):
+    for record in sorted(found, key=partial(_place, protocol)):
         what = f"{record['path']} ({label_of(record)}, seed {record['seed']})"
         if record["status"] != "done":
             problems.append(f"{what}: failed ({record.get('reason')}), left out")
@@ -135,7 +139,8 @@ def compare(
     runs = [record for by_seed in variants.values() for record in by_seed.values()]
     if not runs:
         raise Absent(f"{results}: no run of {task} is finished; {'; '.join(problems)}")
-    _check_one_comparison(f"{results}, {task}", runs)
+    for clash in clashes(runs):
+        raise BadInput(clash.fault(f"{results}, {task}"))
     return Comparison(
         results,
         task,
@@ -163,7 +168,7 @@ def _task(results: Path, task: str | None, recorded: set[str]) -> str:
             raise BadInput(f"--task {task}: {unknown('task', task, known)}")
         raise Absent(
             f"{results}: no record of task {task} (recorded: {listed}); make one: "
-            f"{command(task, 'cbmt', results)}"
+            f"{command(task, 'cbmt', (), results)}"
         )
     return task
 
@@ -181,26 +186,9 @@ def _one(
     return [record for record in found if wanted in (None, record[field])]
 
 
-def _place(record: Record) -> tuple[int, str, str]:
+def _place(protocol: str | None, record: Record) -> tuple[int, str, bool, str]:
+    """Variants by setting, the runs of one with those scored by `protocol` first."""
     setting = record.get("setting")
-    return (SETTINGS.index(setting) if setting in SETTINGS else 1, label_of(record), record["path"])
-
-
-def _check_one_comparison(where: str, runs: Sequence[Record]) -> None:
-    """Raise BadInput where runs differ in what a comparison holds fixed."""
-    # A supervised bound may learn from another split, which its hash of the data counts.
-    blind = [run for run in runs if run.get("setting") != "supervised"]
-    checks: list[tuple[str, Iterable[Record], Callable[[Record], Any], str]] = [
-        ("source models", runs, lambda run: run["seed"], "source_sha256"),
-        ("states of the data", blind, lambda run: run["seed"], "manifest_sha256"),
-        ("source recipes", runs, lambda run: None, "recipe"),
-    ]
-    for what, members, group, field in checks:
-        first: dict[Any, Record] = {}
-        for run in members:
-            other = first.setdefault(group(run), run)
-            if other.get(field) != run.get(field):
-                raise BadInput(
-                    f"{where}: different {what} in one comparison ({other['path']} and "
-                    f"{run['path']}); move the records that do not belong here to another folder"
-                )
+    place = SETTINGS.index(setting) if setting in SETTINGS else SETTINGS.index("SFDA")
+    unscored = protocol is not None and protocol not in record["scores"]
+    return place, label_of(record), unscored, record["path"]

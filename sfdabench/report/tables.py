@@ -11,7 +11,7 @@ from pathlib import Path
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report import benchmark as papers
-from sfdabench.report import evidence as runs
+from sfdabench.report import evidence
 from sfdabench.report.benchmark import (
     Benchmark,
     Block,
@@ -23,10 +23,10 @@ from sfdabench.report.benchmark import (
     Row,
 )
 from sfdabench.report.evidence import Evidence, Record, brief, dig
-from sfdabench.store import records
+from sfdabench.store import labels, records
 
 UNREPORTED = Reported(None, None, "")
-DATA = ("real", "phantom")
+KINDS = ("real", "phantom")
 LIMITS = {"percent": "{:.1f} points", "mm": "{:.1f} mm", "pixel": "{:.1f} px", "1": "{:g}"}
 PROFILES = ("paper", "phantom")
 BASIS = ("size", "network", "backbone_weights", "epochs", "batch_size")  # of the recipe
@@ -138,12 +138,12 @@ def list_tables(folder: Path | None = None) -> list[str]:
 def summaries(
     results: Path | None,
     *,
-    data: str | None = None,
+    kind: str | None = None,
     profile: str | None = None,
     folder: Path | None = None,
 ) -> tuple[list[Summary], list[str]]:
     """Every table with the number of its measured cells; and problems, as `build_all` has."""
-    tables, problems = build_all(results, data=data, profile=profile, folder=folder)
+    tables, problems = build_all(results, kind=kind, profile=profile, folder=folder)
     found = []
     for table in tables:
         lines = [line for section in table.sections for line in section.lines]
@@ -158,7 +158,7 @@ def build(
     name: str,
     results: Path | None,
     *,
-    data: str | None = None,
+    kind: str | None = None,
     profile: str | None = None,
     folder: Path | None = None,
 ) -> Table:
@@ -167,32 +167,32 @@ def build(
     Raises BadInput for an unknown table, data kind or profile. What cannot be read or compared
     is named in `problems` and in its cells, and the rest is built.
     """
-    _check_kind(data, profile)
+    _check_kind(kind, profile)
     found, problems = papers.find(folder)
     if name not in found:
         raise BadInput("; ".join([unknown("table", name, found), *problems]))
-    return _build(name, *found[name], papers.Suite(), _read(results), data, profile)
+    return _build(name, *found[name], papers.Suite(), _read(results), kind, profile)
 
 
 def build_all(
     results: Path | None,
     *,
-    data: str | None = None,
+    kind: str | None = None,
     profile: str | None = None,
     folder: Path | None = None,
 ) -> tuple[list[Table], list[str]]:
     """Every table, and a message for each benchmark file, record or line that cannot be used."""
-    _check_kind(data, profile)
+    _check_kind(kind, profile)
     found, problems = papers.find(folder)
     suite, store = papers.Suite(), _read(results)
-    tables = [_build(name, *home, suite, store, data, profile) for name, home in found.items()]
+    tables = [_build(name, *home, suite, store, kind, profile) for name, home in found.items()]
     problems += [problem for table in tables for problem in table.problems]
     return tables, list(dict.fromkeys(problems))
 
 
-def _check_kind(data: str | None, profile: str | None) -> None:
-    if data not in (None, *DATA):
-        raise BadInput(unknown("kind of data", data, DATA))
+def _check_kind(kind: str | None, profile: str | None) -> None:
+    if kind not in (None, *KINDS):
+        raise BadInput(unknown("kind of data", kind, KINDS))
     if profile not in (None, *PROFILES):
         raise BadInput(unknown("profile", profile, PROFILES))
 
@@ -211,7 +211,7 @@ def _build(
     benchmark: Benchmark,
     suite: papers.Suite,
     store: _Store,
-    data: str | None,
+    kind: str | None,
     profile: str | None,
 ) -> Table:
     layout = benchmark.table(name)
@@ -233,7 +233,7 @@ def _build(
     except BadInput as error:
         problems.append(f"{home / 'benchmark.toml'}: {error}")
     tasks = {b.task for b in layout.blocks} | {c.task for c in layout.columns}
-    shown, hidden = _of_one_kind([r for r in store.records if r["task"] in tasks], data, profile)
+    shown, hidden = _of_one_kind([r for r in store.records if r["task"] in tasks], kind, profile)
 
     own = [f"; {c.name} by {c.protocol}" for c in layout.columns if c.protocol]
     basis = [f"protocol {layout.protocol}{''.join(own)}", f"a row asks for {benchmark.seeds} seeds"]
@@ -263,18 +263,18 @@ def _build(
 
 
 def _of_one_kind(
-    recorded: Sequence[Record], data: str | None, profile: str | None
+    recorded: Sequence[Record], kind: str | None, profile: str | None
 ) -> tuple[list[Record], list[str]]:
     """The records of one data kind and one profile, and a line on each kind left out."""
     kinds = Counter((r["data"], r["profile"]) for r in recorded)
-    data = data or ("real" if any(kind[0] == "real" for kind in kinds) else "phantom")
-    profile = profile or ("paper" if (data, "paper") in kinds else "phantom")
+    kind = kind or ("real" if any(data == "real" for data, _ in kinds) else "phantom")
+    profile = profile or ("paper" if (kind, "paper") in kinds else "phantom")
     hidden = [
-        f"not shown: {count} records of {kind[0]} data, profile {kind[1]}"
-        for kind, count in sorted(kinds.items())
-        if kind != (data, profile)
+        f"not shown: {count} records of {data} data, profile {name}"
+        for (data, name), count in sorted(kinds.items())
+        if (data, name) != (kind, profile)
     ]
-    return [r for r in recorded if (r["data"], r["profile"]) == (data, profile)], hidden
+    return [r for r in recorded if (r["data"], r["profile"]) == (kind, profile)], hidden
 
 
 def _section(
@@ -316,7 +316,7 @@ def _compare(
     rows = [row for row in layout.rows if tasks or not row.ours]
     rows += _other_methods(layout, [r for r in shown if r["task"] in tasks])
     matched = {
-        (row.name, column.name): runs.matching(benchmark, block, row, column, shown)
+        (row.name, column.name): evidence.matching(benchmark, block, row, column, shown)
         for row in rows
         for column in columns
     }
@@ -325,11 +325,11 @@ def _compare(
     apart: dict[str, str] = {}
     faults: list[str] = []
     for finished in done.values():
-        outside, mixed = runs.outside(where, finished)
+        outside, mixed = evidence.outside(where, finished)
         apart |= outside
         faults += mixed
     for (row, _), found in matched.items():
-        faults += [f"{where}, {row}: {fault}" for fault in runs.recorded_twice(found)]
+        faults += [f"{where}, {row}: {fault}" for fault in evidence.recorded_twice(found)]
     return _Comparison(rows, matched, done, apart, tuple(dict.fromkeys(faults)))
 
 
@@ -340,10 +340,10 @@ def _behind(layout: Layout, block: Block, row: Row, compared: _Comparison) -> di
         own = compared.matched[row.name, column.name]
         finished = compared.done.get(papers.task_of(block, row, column) or "", ())
         if row.method == "source_only":
-            own = runs.with_neighbours(own, finished, compared.apart)
-        found[column.name] = runs.gather(layout, row, column, own, compared.apart)
+            own = evidence.with_neighbours(own, finished, compared.apart)
+        found[column.name] = evidence.gather(layout, row, column, own, compared.apart)
     for column in (column for column in layout.columns if column.mean_of):
-        found[column.name] = runs.mean_of([found[name] for name in column.mean_of])
+        found[column.name] = evidence.mean_of([found[name] for name in column.mean_of])
     return found
 
 
@@ -478,7 +478,7 @@ def _basis(layout: Layout, block: Block, compared: _Comparison) -> list[str]:
         )
         sources = ", ".join(
             f"{seed}: {' or '.join(_distinct(brief(r['source_sha256']) for r in members))}"
-            for seed, members in runs.by_seed(done).items()
+            for seed, members in evidence.by_seed(done).items()
         )
         manifests = _distinct(brief(r.get("manifest_sha256")) for r in done)
         cases = _distinct(str(dig(r, "cases", "test")) for r in done)
@@ -499,5 +499,5 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 
 def _label(row: Row) -> str:
-    changes = [f"{f}={v}" for fields in row.overrides.values() for f, v in fields.items()]
-    return " ".join([row.method, *changes, *(["best epoch"] if row.read == "best" else [])])
+    best = " best epoch" if row.read == "best" else ""
+    return f"{labels.label(row.method, row.overrides)}{best}"

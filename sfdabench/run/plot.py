@@ -24,10 +24,10 @@ ALLOWED: dict[Kind, frozenset[str]] = {
     "curves": frozenset({"methods", "protocol"}),
     "sweep": frozenset({"methods", "protocol", "field"}),
     "bars": frozenset({"table", "methods", "protocol", "metric"}),
-    "grid": frozenset({"methods", "seed", "by", "images", "device"}),
-    "tsne": frozenset({"methods", "seed", "images", "device"}),
+    "grid": frozenset({"methods", "seed", "by", "data", "device"}),
+    "tsne": frozenset({"methods", "seed", "data", "device"}),
 }
-FLAGS = {"table": "TABLE", "methods": "--method", "images": "--data"}
+FLAGS = {"table": "TABLE", "methods": "--method"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Request:
     field: str | None = None
     seed: int | None = None
     by: str | None = None
-    images: Path | None = None
+    data: Path | None = None
     device: str | None = None
 
 
@@ -61,7 +61,7 @@ def plot(asked: Request, progress: Progress) -> list[Path]:
         figure, name = _bars(asked, progress)
     else:
         task = asked.task or entry.task
-        compared = compare(asked.results, task, kind=asked.kind, profile=asked.profile)
+        compared = _compared(asked, task, asked.protocol or entry.protocol)
         for problem in compared.problems:
             progress.say(problem)
         if entry.kind == "grid" and compared.data == "real":
@@ -71,6 +71,10 @@ def plot(asked: Request, progress: Progress) -> list[Path]:
         usual = compared.task == entry.task
         name = asked.figure if usual else f"{asked.figure}-{compared.task}"
     return style.save(figure, out, name)
+
+
+def _compared(asked: Request, task: str | None, protocol: str) -> Comparison:
+    return compare(asked.results, task, kind=asked.kind, profile=asked.profile, protocol=protocol)
 
 
 def _check_flags(asked: Request, entry: Entry) -> None:
@@ -130,7 +134,7 @@ def _sweep(asked: Request, entry: Entry, compared: Comparison, progress: Progres
 def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
     protocol, metric = asked.protocol or "strict", asked.metric or "dice"
     if asked.table is None:
-        compared = compare(asked.results, asked.task, kind=asked.kind, profile=asked.profile)
+        compared = _compared(asked, asked.task, protocol)
         for problem in compared.problems:
             progress.say(problem)
         parts, title = [compared.only(asked.methods)], "Score by method and class"
@@ -147,7 +151,7 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
     parts, absent = [], []
     for task in dict.fromkeys(task for task, _, _ in papers.cells(layout)):
         try:
-            compared = compare(asked.results, task, kind=asked.kind, profile=asked.profile)
+            compared = _compared(asked, task, protocol)
             parts.append(bars.rows_of_table(benchmark, layout, compared))
         except Absent as error:
             absent.append(str(error))
@@ -165,9 +169,9 @@ def _weights_of(
     asked: Request, compared: Comparison, labels: list[str]
 ) -> tuple[int, dict[str, Path], Path | None]:
     """The seed, each label's record of it, and the data; every weight is there."""
-    if compared.data == "phantom" and asked.images is not None:
+    if compared.data == "phantom" and asked.data is not None:
         raise BadInput("--data: these records are of the phantom; add --kind real, or leave it out")
-    data = data_root(asked.images) if compared.data == "real" else None
+    data = data_root(asked.data) if compared.data == "real" else None
     variants = [compared.variant(label) for label in labels]
     shared = sorted(set.intersection(*(set(variant.seeds) for variant in variants)))
     if not shared:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from sfdabench.core.errors import BadInput
 from sfdabench.core.paths import shipped
 from sfdabench.core.progress import Progress
-from sfdabench.report import runs
+from sfdabench.report import runs, units
 from sfdabench.report.figures import bars, catalogue, curves, grid, scores, style, sweep, tsne
 from sfdabench.run import plot as plotting
 from sfdabench.run.plot import Request, plot
@@ -23,6 +24,7 @@ FIELDS = {
     "mean_teacher": {"epochs": 3, "ema": 0.98},
     "pseudo_label": {"epochs": 3},
     "supervised": {"epochs": 3},
+    "adabn+cbmt": {},
 }
 SETTING = {"source_only": "none", "supervised": "supervised"}
 
@@ -155,6 +157,40 @@ def test_a_run_that_is_missing_is_named_with_its_command(results, put):
     )
 
 
+def test_a_command_is_what_a_shell_takes(results, put):
+    """Of a recorded run from its fields, of another from its label; both words for word."""
+    views = {"scales": [1.0, 1.25], "flip": True}
+    put("cbmt", changes=views, source_overrides={"pretrained": None, "note": "a b"})
+    compared = runs.compare(results, TASK)
+    start = f"sfdabench run --method cbmt --task {TASK}".split()
+    end = ["--out", str(results), "--source-set", "note=a b", "--source-set", "pretrained=null"]
+    label = "cbmt flip=true scales=[1.0, 1.25]"
+    assert compared.variants[0].label == label
+    assert shlex.split(compared.command(label)) == [
+        *(*start, "--set", "cbmt.flip=true", "--set", "cbmt.scales=[1.0, 1.25]", *end)
+    ]
+    assert shlex.split(compared.command("cbmt scales=[2.0, 1.25] ema=0.9")) == [
+        *(*start, "--set", "scales=[2.0, 1.25]", "--set", "ema=0.9", *end)
+    ]
+
+
+def test_of_two_records_of_a_run_the_one_with_the_protocol_counts(results, put):
+    first = put("cbmt", scores={"strict": means(0.5)["strict"]})
+    second = put("cbmt")
+    for protocol, path in (("cbmt", second), ("strict", first), (None, first)):
+        compared = runs.compare(results, TASK, protocol=protocol)
+        assert compared.path(compared.variant("cbmt").runs[0]) == path
+    assert any("recorded before" in problem for problem in compared.problems)
+
+
+def test_figures_take_the_record_with_their_protocol(put, draw):
+    put("cbmt", scores={"strict": means(0.5)["strict"]})
+    put("cbmt")
+    put("cbmt", changes={"ema": 0.9})
+    figure, _ = draw("cbmt-2a")
+    assert "protocol cbmt" in texts(figure)[1]
+
+
 def test_failed_and_repeated_runs_are_left_out_and_said(results, put):
     put("cbmt")
     put("cbmt")
@@ -171,9 +207,9 @@ def test_failed_and_repeated_runs_are_left_out_and_said(results, put):
         ({"data": "real"}, "add --kind phantom or --kind real"),
         ({"profile": "paper"}, "add --profile paper or --profile phantom"),
         ({"task": "refuge2drishti"}, "add --task NAME"),
-        ({"source_sha256": "other"}, "different source models"),
-        ({"manifest_sha256": "other"}, "different states of the data"),
-        ({"recipe": {"size": 64}}, "different source recipes"),
+        ({"source_sha256": "other"}, "2 source models of seed 0"),
+        ({"manifest_sha256": "other"}, "2 states of the data of seed 0"),
+        ({"recipe": {"size": 64}}, "2 source recipes"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(results, put, other, message):
@@ -195,6 +231,9 @@ def test_a_supervised_bound_may_learn_from_another_split(results, put):
     put("cbmt")
     put("supervised", manifest_sha256="other")
     assert len(runs.compare(results, TASK).variants) == 2
+    put("supervised", changes={"epochs": 9}, manifest_sha256="a third one")
+    with pytest.raises(BadInput, match="2 states of the data of seed 0"):
+        runs.compare(results, TASK)
 
 
 def test_nothing_to_show_names_the_command(results, put, tmp_path):
@@ -213,10 +252,11 @@ def test_nothing_to_show_names_the_command(results, put, tmp_path):
 
 
 def test_units():
-    assert scores.axis_label("dice", "strict", "mm") == "Dice (%)"
-    assert scores.axis_label("assd", "strict", "mm") == "ASSD (mm)"
-    assert scores.axis_label("assd", "strict", "pixel") == "ASSD (px)"
-    assert scores.axis_label("assd_mean", "cbmt", "mm") == "ASSD (px)"
+    assert units.axis_label("dice", "strict", "mm") == "Dice (%)"
+    assert units.axis_label("assd", "strict", "mm") == "ASSD (mm)"
+    assert units.axis_label("assd", "strict", "pixel") == "ASSD (px)"
+    assert units.axis_label("assd_mean", "cbmt", "mm") == "ASSD (px)"
+    assert [units.scale("iou"), units.scale("hd95")] == [100, 1]
 
 
 def test_cases_are_read_in_their_printed_unit(put):
@@ -229,7 +269,7 @@ def test_cases_are_read_in_their_printed_unit(put):
     with pytest.raises(BadInput, match="columns must be"):
         scores.by_case(path, "strict", "dice")
     path.with_suffix(".csv").unlink()
-    with pytest.raises(BadInput, match=r"\.csv: the scores of each case cannot be read"):
+    with pytest.raises(BadInput, match=r"\.csv: cannot be read .*--force"):
         scores.by_case(path, "strict", "dice")
 
 
@@ -331,6 +371,24 @@ def test_one_seed_has_no_band_and_real_data_are_said(put, draw):
     assert "(real data)" in title
     assert "PHANTOM" not in title
     assert "band" not in caption
+
+
+def test_a_chain_begins_with_its_last_method_s_first_epoch(put, draw):
+    put("cbmt", dice=(0.6, 0.8))
+    figure, _ = draw("curves")
+    assert "of a chain" not in texts(figure)[1]
+    chain = {"fields": {"adabn": {}, "cbmt": {}}, "overrides": {"adabn": {}, "cbmt": {}}}
+    for seed in (0, 1):
+        put("adabn+cbmt", seed, dice=(0.7, 0.9), **chain)
+    figure, _ = draw("curves")
+    drawn = line(figure, "adabn+cbmt")
+    assert list(drawn.get_xdata()) == [1, 2]
+    assert drawn.get_ydata() == pytest.approx([70, 90])
+    assert drawn.get_markevery() == [1]
+    assert list(line(figure, "cbmt").get_xdata()) == [0, 1, 2]
+    (band,) = figure.axes[0].collections
+    assert band.get_paths()[0].get_extents().xmin == 1
+    assert "of a chain, the epochs of its last method" in texts(figure)[1]
 
 
 def test_a_figure_of_the_paper_has_its_methods_and_names_the_missing(put, draw, results):
@@ -444,7 +502,7 @@ def test_bars_are_means_over_cases_of_means_over_seeds(put, draw):
 
 
 def test_bars_of_a_table_are_its_rows_in_its_order(put, draw, results):
-    method = plotting.papers.find()["cbmt-2"][1].fields
+    method = plotting.papers.find()[0]["cbmt-2"][1].fields
     for name in ("cbmt", "pseudo_label"):
         put(name, fields={name: dict(method[name])})
     put("cbmt", changes={"ema": 0.9}, fields={"cbmt": method["cbmt"] | {"ema": 0.9}})
@@ -479,7 +537,7 @@ def test_bars_refuse(put, draw):
     for flags, message in [
         ({"table": "cbmt-9"}, "did you mean cbmt-"),
         ({"table": "cbmt-3"}, "holds no score of a case"),
-        ({"table": "cbmt-2"}, "no finished run stands in a row of cbmt-2"),
+        ({"table": "cbmt-2"}, f"no finished run of {TASK} stands in a row of cbmt-2"),
         ({"table": "cbmt-s1"}, "no record of task drishti2rimone"),
         ({"table": "cbmt-2", "task": TASK}, "give no --task"),
         ({"metric": "asdd"}, "unknown metric"),
@@ -560,7 +618,7 @@ def test_missing_weights_and_seeds_are_named_with_their_command(put, draw, resul
     with pytest.raises(BadInput, match="give one --method of those recorded: 'cbmt'"):
         draw("tsne")
     with pytest.raises(BadInput, match="--data: these records are of the phantom"):
-        draw("grid", images=results)
+        draw("grid", data=results)
     put("pseudo_label", seed=3)
     with pytest.raises(BadInput, match="no seed in common"):
         draw("grid", methods=("pseudo_label",))
@@ -587,7 +645,7 @@ def test_unknown_figures_and_flags_without_meaning_are_refused(put, draw):
         ({"field": "ema"}, "--field: has no meaning for figure curves"),
         ({"table": "cbmt-1"}, "TABLE: has no meaning"),
         ({"seed": 0}, "--seed: has no meaning"),
-        ({"images": "."}, "--data: has no meaning"),
+        ({"data": "."}, "--data: has no meaning"),
     ]:
         with pytest.raises(BadInput, match=message):
             draw("curves", **flags)

@@ -12,6 +12,7 @@ import pytest
 
 from sfdabench.core import paths
 from sfdabench.core.errors import BadInput
+from sfdabench.report import benchmark as papers
 from sfdabench.report import render, tables
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -211,8 +212,8 @@ def test_phantom_and_real_never_meet(put, cells, results):
     put("cbmt", 1, disc=0.6, profile="phantom")
     assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].measured == pytest.approx(90)
     for kind, value in (
-        ({"data": "phantom"}, 50),
-        ({"data": "real", "profile": "phantom"}, 60),
+        ({"kind": "phantom"}, 50),
+        ({"kind": "real", "profile": "phantom"}, 60),
     ):
         cell = cells("cbmt-1", "CBMT(Ours)", **kind)["Disc Dice"]
         assert (cell.measured, cell.seeds) == (pytest.approx(value), 1)
@@ -385,14 +386,40 @@ def test_a_trial_with_another_source_model_is_no_part_of_the_comparison(put, cel
     assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].seeds == 1
 
 
+def test_a_supervised_bound_may_learn_from_another_split(put, cells, results):
+    put("source_only", disc=0.88)
+    put("cbmt", disc=0.9336)
+    put("supervised", disc=0.96, setting="supervised", manifest_sha256="ff" * 32)
+    for row in ("W/o DA [4]", "CBMT(Ours)", "Oracle [26]"):
+        assert "states of the data" not in cells("cbmt-1", row)["Disc Dice"].verdict
+    assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].verdict == "reproduced"
+    assert not tables.build("cbmt-1", results, folder=BENCHMARKS).problems
+    put("supervised", disc=0.5, setting="supervised", manifest_sha256="ee" * 32)
+    found = cells("cbmt-1", "Oracle [26]")["Disc Dice"]
+    assert found.verdict == "not comparable (2 states of the data of seed 0: ffffffff, eeeeeeee)"
+
+
+def test_of_two_records_of_a_run_the_one_with_the_protocol_counts(put, cells):
+    put("cbmt", disc=0.5, scores={"strict": scores(0.5, 0.5)["cbmt"]})
+    assert "not scored by cbmt" in cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].verdict
+    put("cbmt", disc=0.9336)
+    found = cells("cbmt-1", "CBMT(Ours)")["Disc Dice"]
+    assert (found.verdict, found.seeds) == ("reproduced", 1)
+
+
+def test_a_line_is_labelled_as_its_run_is():
+    row = papers.Row(name="r", method="adabn+cbmt", overrides={"cbmt": {"ema": 0.9}}, read="best")
+    assert tables._label(row) == "adabn+cbmt cbmt.ema=0.9 best epoch"
+
+
 def test_a_seed_recorded_twice_counts_once(put, cells, results):
     put("cbmt", disc=0.91)
     put("cbmt", disc=0.95, device="cuda")
     assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].measured == pytest.approx(91)
     problems = tables.build("cbmt-1", results, folder=BENCHMARKS).problems
     assert problems == (
-        "cbmt-1, RIM-ONE-r3, CBMT(Ours): seed 0 is recorded 2 times, the first counts "
-        "(refuge2rimone/cbmt/0.json, refuge2rimone/cbmt/1.json)",
+        "cbmt-1, RIM-ONE-r3, CBMT(Ours): seed 0 is recorded 2 times, the first with the protocol "
+        "counts (refuge2rimone/cbmt/0.json, refuge2rimone/cbmt/1.json)",
     )
 
 
@@ -438,7 +465,7 @@ def test_unknown_names(results, monkeypatch):
     monkeypatch.setattr(paths, "shipped", lambda folder: BENCHMARKS)
     for arguments, message in (
         ({"name": "cbmt1"}, "unknown table 'cbmt1': did you mean cbmt-1"),
-        ({"name": "cbmt-1", "data": "reel"}, "unknown kind of data 'reel': did you mean real"),
+        ({"name": "cbmt-1", "kind": "reel"}, "unknown kind of data 'reel': did you mean real"),
         ({"name": "cbmt-1", "profile": "papr"}, "unknown profile 'papr'.*paper"),
     ):
         with pytest.raises(BadInput, match=message):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.report import benchmark as papers
-from sfdabench.report import evidence
+from sfdabench.report import evidence, units
 from sfdabench.report.benchmark import Benchmark, Layout
 from sfdabench.report.figures import scores, style
 from sfdabench.report.runs import Absent, Comparison
@@ -67,7 +67,7 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
             _panel(axes, bars, ink)
             if len(parts) > 1:
                 axes.set_title(style.subject(part.task, part.data))
-        if scores.scale(metric) == 100:
+        if metric in units.PERCENT:
             panels[0].set_ylim(0, 100)
         panels[0].set_ylabel(unit)
         handles = {
@@ -95,15 +95,15 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
 
 def _unit(parts: Sequence[Comparison], protocol: str, metric: str) -> str:
     """The label of the axis that the panels share."""
-    units = {
-        scores.axis_label(metric, protocol, run["spacing_unit"])
+    found = {
+        units.axis_label(metric, protocol, run["spacing_unit"])
         for part in parts
         for variant in part.variants
         for run in variant.runs
     }
-    if len(units) > 1:
-        raise BadInput(f"{' and '.join(sorted(units))} on one axis; draw each --task by itself")
-    return units.pop()
+    if len(found) > 1:
+        raise BadInput(f"{' and '.join(sorted(found))} on one axis; draw each --task by itself")
+    return found.pop()
 
 
 def _bars(part: Comparison, protocol: str, metric: str) -> dict[str, dict[str, Bar]]:

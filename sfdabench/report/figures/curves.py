@@ -22,7 +22,9 @@ def has_epochs(variant: Variant) -> bool:
 def draw(compared: Comparison, protocol: str, title: str, note: str = "") -> Figure:
     """Mean over seeds and their range, with the last epoch and the best one marked.
 
-    Epoch 0 is the unadapted source model. Raises BadInput where no variant has epochs.
+    Epoch 0 is the unadapted source model. Of a chain, the epochs are those of its last method,
+    which starts elsewhere: its curve begins with epoch 1. Raises BadInput where no variant has
+    epochs.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -58,11 +60,16 @@ def draw(compared: Comparison, protocol: str, title: str, note: str = "") -> Fig
                 f"n = {runs[0]['cases']['test']} test cases",
                 f"protocol {protocol}",
                 "the best epoch is picked on test labels, which no user has",
+                "of a chain, the epochs of its last method" if any(map(_is_chain, moving)) else "",
                 note,
             ],
             *axes.get_legend_handles_labels(),
         )
     return figure
+
+
+def _is_chain(variant: Variant) -> bool:
+    return "+" in variant.runs[0]["method"]
 
 
 def _dice(variant: Variant, protocol: str) -> np.ndarray:
@@ -80,13 +87,14 @@ def _dice(variant: Variant, protocol: str) -> np.ndarray:
 
 def _line(axes: Axes, variant: Variant, protocol: str, ink: style.Ink) -> None:
     dice = _dice(variant, protocol)
-    mean, epochs = dice.mean(axis=0), range(dice.shape[1])
+    mean = dice.mean(axis=0)
     last, best = len(mean) - 1, 1 + int(mean[1:].argmax())
+    epochs = range(int(_is_chain(variant)), len(mean))
     if len(dice) > 1:
-        low, high = dice.min(axis=0), dice.max(axis=0)
+        low, high = dice.min(axis=0)[epochs], dice.max(axis=0)[epochs]
         axes.fill_between(epochs, low, high, color=ink.colour, alpha=0.15, linewidth=0)
-    axes.plot(epochs, mean, color=ink.colour, linestyle=ink.dash, marker=ink.marker,
-              markevery=[last], label=variant.label, clip_on=False, zorder=4)  # fmt: skip
+    axes.plot(epochs, mean[epochs], color=ink.colour, linestyle=ink.dash, label=variant.label,
+              marker=ink.marker, markevery=[len(epochs) - 1], clip_on=False, zorder=4)  # fmt: skip
     if last > 1:
         size = 12 if best < last else 17
         axes.plot(best, mean[best], "*", color="white", markeredgecolor=ink.colour,

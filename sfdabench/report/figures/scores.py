@@ -1,4 +1,4 @@
-"""Scores of records in the units that figures print."""
+"""Scores of records in their printed units."""
 
 from __future__ import annotations
 
@@ -7,29 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report.runs import Record
+from sfdabench.report.units import scale
 from sfdabench.store import records
 
-PERCENT = frozenset({"dice", "iou", "precision", "recall", "specificity"})
-NAMES = {"dice": "Dice", "iou": "IoU", "hd": "HD", "hd95": "HD95", "assd": "ASSD"}
 Cases = dict[str, dict[str, float | None]]  # class -> case -> value, None where dropped
-
-
-def scale(metric: str) -> float:
-    """What a stored score is multiplied by to be in its printed unit."""
-    return 100.0 if metric in PERCENT else 1.0
-
-
-def axis_label(metric: str, protocol: str, spacing_unit: str) -> str:
-    """A metric with its unit."""
-    name = NAMES.get(metric) or NAMES.get(metric.partition("_")[0]) or metric
-    if metric in PERCENT:
-        return f"{name} (%)"
-    pixels = registry.load("protocols", protocol).spacing == "pixel" or spacing_unit == "pixel"
-    return f"{name} ({'px' if pixels else 'mm'})"
 
 
 def scored(record: Record, protocol: str) -> Mapping[str, Any]:

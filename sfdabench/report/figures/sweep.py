@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report.figures import scores, style
 from sfdabench.report.runs import Comparison, Record, Variant
+from sfdabench.store import labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,9 +33,9 @@ def draw(
     by_value = _by_value(compared, method, field)
     values = sorted(by_value, key=_order)
     absent = [value for value in wanted if value not in by_value]
-    missing = [compared.command(f"{method} {field}={value}") for value in absent]
+    missing = [compared.command(labels.label(method, {method: {field: value}})) for value in absent]
     if len(values) < 2:
-        cure = missing or [compared.command(f"{method} {field}=VALUE")]
+        cure = missing or [compared.command(labels.label(method, {method: {field: "VALUE"}}))]
         raise BadInput(
             f"{compared.results}, {compared.task}: {len(values)} value of {method}'s {field} "
             f"recorded, a sweep needs two; make the runs that are missing:\n  " + "\n  ".join(cure)
@@ -49,7 +49,7 @@ def draw(
         _points(axes, runs, lambda run: _last(run, protocol), last, "last epoch (deployed)")
         every = [run for of_value in runs for run in of_value]
         axes.axhline(scores.unadapted(every, protocol), label="source_only", **style.BASELINE)
-        axes.set_xticks(range(len(values)), [str(value) for value in values])
+        axes.set_xticks(range(len(values)), [labels.text(value) for value in values])
         axes.set_xlabel(f"{field} of {method} (evenly spaced)")
         axes.set_ylabel("Dice, mean over classes (%)")
         axes.margins(x=0.08)
@@ -84,7 +84,7 @@ def _by_value(compared: Comparison, method: str, field: str) -> dict[Any, Varian
             raise BadInput(f"--field {field}: {unknown(f'field of {method}', field, known)}")
         if set(record["overrides"][method]) <= {field}:
             value = known[field]
-            found[value if isinstance(value, (int, float, str)) else json.dumps(value)] = variant
+            found[value if isinstance(value, (int, float)) else labels.text(value)] = variant
     return found
 
 
