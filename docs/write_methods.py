@@ -8,23 +8,35 @@ from __future__ import annotations
 import argparse
 import inspect
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
 from sfdabench.core.method import Method
 from sfdabench.report import benchmark, runs
 from sfdabench.report.describe import field_rows
 from sfdabench.report.figures import curves, style
+from sfdabench.store.labels import label
 
 OUT = Path(__file__).parent / "methods"
 PROTOCOL = "strict"
 
 
-def comparisons(results: Path) -> list[runs.Comparison]:
-    """One a task that was run."""
-    tasks = [task for task in registry.names("tasks") if (results / task).is_dir()]
-    return [runs.compare(results, task) for task in tasks]
+def comparisons(results: Path) -> tuple[list[runs.Comparison], list[str]]:
+    """One a task that has finished runs, and a line on each task and record left out."""
+    found, problems = [], []
+    for task in registry.names("tasks"):
+        if not (results / task).is_dir():
+            continue
+        try:
+            found.append(runs.compare(results, task, protocol=PROTOCOL))
+        except BadInput as error:
+            problems.append(str(error))
+        else:
+            problems += found[-1].problems
+    return found, list(dict.fromkeys(problems))
 
 
 def variants_of(name: str, compared: runs.Comparison) -> list[runs.Variant]:
@@ -72,12 +84,7 @@ def rows_in_papers(name: str) -> Iterator[str]:
     for table, (_, paper) in benchmark.find()[0].items():
         for row in paper.table(table).rows:
             if row.method.split("+")[-1] == name and not row.ours:
-                changes = [
-                    f"`{field}={value}`"
-                    for fields in row.overrides.values()
-                    for field, value in fields.items()
-                ]
-                yield f"| `{table}` | {row.name} | `{row.method}` {', '.join(changes)} |"
+                yield f"| `{table}` | {row.name} | `{label(row.method, row.overrides)}` |"
 
 
 def page(name: str, compared: list[runs.Comparison]) -> str:
@@ -144,7 +151,9 @@ def main() -> None:
     """Write every page, its picture and the index."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("results/phantom"))
-    compared = comparisons(parser.parse_args().results)
+    compared, problems = comparisons(parser.parse_args().results)
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
     OUT.mkdir(exist_ok=True)
     for name in registry.names("methods"):
         picture(name, compared)
