@@ -22,7 +22,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import NonNegative, Positive
 from sfdabench.core.files import atomic
 from sfdabench.core.near import unknown
-from sfdabench.store import labels
+from sfdabench.store import labels, rows
 
 Fields = dict[str, dict[str, Any]]  # method -> field -> value
 COLUMNS = (
@@ -200,24 +200,23 @@ def read_scores(folder: Path) -> dict[tuple[str, ...], Score]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file; `sfdabench regress --update --reason TEXT` makes it")
     found: dict[tuple[str, ...], Score] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise BadInput(f"{path}: columns must be {','.join(COLUMNS)}")
-        for line in reader:
-            try:
-                score = _parse(line)
-            except ValueError as error:
-                raise BadInput(f"{path}, line {reader.line_num}: {error}") from error
-            if score.key in found:
-                raise BadInput(f"{path}, line {reader.line_num}: {score.name} given twice")
-            found[score.key] = score
+    for number, line in rows.read(path, COLUMNS):
+        try:
+            score = _parse(line)
+        except ValueError as error:
+            raise BadInput(f"{path}, line {number}: {error}") from error
+        if score.key in found:
+            raise BadInput(f"{path}, line {number}: {score.name} given twice")
+        found[score.key] = score
     return found
 
 
-def _parse(line: Mapping[str | None, Any]) -> Score:
+def _parse(line: Mapping[str, Any]) -> Score:
     if None in line or None in line.values():
         raise ValueError(f"not {len(COLUMNS)} values")
+    given = json.loads(line["overrides"] or "{}")
+    if not (isinstance(given, dict) and all(isinstance(one, dict) for one in given.values())):
+        raise ValueError(f"overrides {line['overrides']} are not fields by method")
     seeds = tuple(float(value) for value in line["seeds"].split())
     value, tolerance = float(line["value"]), float(line["tolerance"])
     if not all(map(math.isfinite, (value, tolerance, *seeds))):

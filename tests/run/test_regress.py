@@ -231,6 +231,8 @@ def test_a_reference_at_fault_is_named(folder, old, new, message):
         ("HEAD\nt,m,,,strict,cup,dice,x,0.1,0.5 0.6\n", "line 2: could not convert"),
         ("HEAD\nt,m,,,strict,cup,dice,0.5,nan,0.5\n", "line 2: a number that is not finite"),
         ("HEAD\nt,m,,,strict\n", "line 2: not 10 values"),
+        ("HEAD\nt,m,{ema,,strict,cup,dice,1,1,1\n", "line 2: Expecting property name"),
+        ("HEAD\nt,m,[1],,strict,cup,dice,1,1,1\n", r"line 2: overrides \[1\] are not fields"),
         ("HEAD\nt,m,,,strict,cup,dice,1,1,1,1\n", "line 2: not 10 values"),
         ("HEAD\nt,m,,,strict,cup,dice,1,1,1\nt,m,,,strict,cup,dice,1,1,1\n", "given twice"),
     ],
