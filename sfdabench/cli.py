@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 KINDS = ("methods", "tasks", "datasets", "networks", "protocols", "tables")
 KINDS_OF_DATA = click.Choice(["real", "phantom"])
-DEVICES = click.Choice(["auto", "cpu", "cuda"])
 
 
 class Group(click.Group):
@@ -112,6 +111,7 @@ source_set_option = click.option(
     metavar="FIELD=VALUE",
     help="Field of the source recipe or its network, such as size=128 or epochs=30.",
 )
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
 device_option = click.option("--device", type=DEVICES, default="auto")
 jobs_option = click.option(
     "--jobs",
