@@ -7,37 +7,43 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sfdabench.core import registry
-from sfdabench.core.context import Clock, Stream
 from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import BadInput
+from sfdabench.core.paths import data_root
 from sfdabench.core.progress import Progress
 from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict
+from sfdabench.evaluate.score import region_masks
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.networks._weights import fill, from_bytes
 from sfdabench.run.plan import Run, resolve
+from sfdabench.run.streams import stream
 from sfdabench.store import labels, records
 
 
 def planned(path: Path, data: Path | None, device: str, progress: Progress) -> Run:
-    """The run that a record belongs to.
+    """The run that a record belongs to, whose weights give the masks that were scored.
 
-    Raises BadInput where the record is not of a finished run, or where data, version or code
-    give another run than the recorded one.
+    Raises BadInput where the record is not of a finished run or of one that learnt while it
+    predicted, and where the data are other files or the source model is another one now. Fields
+    of the method are not compared: what they led to is in the weights.
     """
     record = records.read(path)
     if record["status"] != "done":
         raise BadInput(f"--record {path}: this run failed ({record['reason']}); it has no model")
-    if record["data"] == "real" and data is None:
+    phantom = record["data"] == "phantom"
+    if phantom and data is not None:
+        raise BadInput(f"--data {data}: record {path} is of the phantom; leave --data out")
+    if not phantom and data_root(data) is None:
         raise BadInput(f"--record {path}: made from real data; give --data DIR")
     run = resolve(
         method=record["method"],
         task=record["task"],
         seed=record["seed"],
-        data=data if record["data"] == "real" else None,
+        data=data,
+        phantom=phantom,
         out=path.parent.parent.parent,
         profile=record["profile"],
         settings=labels.settings(record["overrides"]),
@@ -46,9 +52,20 @@ def planned(path: Path, data: Path | None, device: str, progress: Progress) -> R
         precision=record["precision"],
         progress=progress,
     )
+    if run.online:
+        raise BadInput(
+            f"--record {path}: {run.method_name} learnt while it predicted, and its weights have "
+            "seen all images by now; only the scores of those predictions are kept"
+        )
     found = [run.target_train.content, run.target_test.content]
     if records.digest({"target": found}) != record["manifest_sha256"]:
-        raise BadInput(f"--record {path}: made from other files than those in {data or 'cache'}")
+        where = "the phantom of this version" if phantom else data_root(data)
+        raise BadInput(f"--record {path}: made from other files than those of {where}")
+    if run.source_key != record.get("source_key"):
+        raise BadInput(
+            f"--record {path}: its source model was made otherwise than this version would "
+            "(recipe, network, data); run it again"
+        )
     return run
 
 
@@ -72,29 +89,16 @@ def export(path: Path, out: Path, data: Path | None, device: str, progress: Prog
     those that protocol `strict` scores. Returns the files written.
     """
     run = planned(path, data, device, progress)
-    if run.chain[-1][1].needs.online:
-        raise BadInput(
-            f"--record {path}: {run.method_name} learnt while it predicted, and its weights have "
-            "seen all images by now; only the scores of those predictions are kept"
-        )
     model = deployed(run, path.with_suffix(".safetensors"))
     split, task = run.target_test, replace(run.task, regions={})
     prepared = split.arrays(run.cache, progress, "target test")
-    test = Stream(
-        name="target test",
-        images=prepared.images(),
-        ids=prepared.plane_ids,
-        device=torch.device(run.device),
-        seed=run.seed,
-        clock=Clock(),
-    )
+    test = stream(run, prepared, "target test")
     strict = {"strict": registry.load("protocols", "strict")}
     written: list[Path] = []
     with progress.stage("prediction") as advance:
         cases = zip(split.cases, predict(model, test, prepared, task, strict), strict=True)
         for i, (case, masks) in enumerate(cases):
-            label = split.dataset.read_label(case)
-            truth = np.stack([np.isin(label, values) for values in task.classes.values()])
+            truth = region_masks(split.dataset.read_label(case), task)
             for folder, found in (("predictions", masks["strict"]), ("references", truth)):
                 written += _write(split.dataset, case, found, task, out / folder)
             advance(i + 1, len(split.cases))

@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from sfdabench.core import registry
-from sfdabench.core.context import Clock, Stream
 from sfdabench.core.progress import Progress
 from sfdabench.core.task import Domain
 from sfdabench.evaluate.predict import evaluating, predict
+from sfdabench.evaluate.score import region_masks
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.primitives.views import identity
@@ -22,6 +22,7 @@ from sfdabench.report.figures.grid import Picture
 from sfdabench.report.figures.tsne import Features
 from sfdabench.run.export import deployed, planned
 from sfdabench.run.plan import Run
+from sfdabench.run.streams import stream
 
 MARGIN = 0.15  # ours: of the outlined part's longer side
 FINEST = 400  # ours: pixels across a tile; more is lost in print
@@ -41,16 +42,15 @@ def pictures(
     paths: label -> record with its weights beside it. Of a volume the axial plane with the
     largest reference area is shown.
     """
+    runs = {label: planned(path, data, device, progress) for label, path in paths.items()}
     found: dict[str, dict[str, np.ndarray]] = {}
-    for label, path in paths.items():
-        run = planned(path, data, device, progress)
-        model = deployed(run, path.with_suffix(".safetensors"))
+    for label, run in runs.items():
+        model = deployed(run, paths[label].with_suffix(".safetensors"))
         found[label] = _masks(run, model, cases, progress)
-    split, task = run.target_test, run.task
+    split, task = run.target_test, replace(run.task, regions={})
     shown = []
     for case in (next(c for c in split.cases if c.id == name) for name in cases):
-        label_map = split.dataset.read_label(case)
-        reference = np.stack([np.isin(label_map, values) for values in task.classes.values()])
+        reference = region_masks(split.dataset.read_label(case), task)
         chosen = task.target.channels
         image, spacing = (
             split.dataset.read_image(case, chosen) if chosen else split.dataset.read_image(case)
@@ -78,20 +78,9 @@ def _masks(
         spacing=tuple(whole.spacing[i] for i in wanted),
     )
     strict = {"strict": registry.load("protocols", "strict")}
-    predicted = predict(model, _stream(run, whole, planes), part, task, strict)
+    images = stream(run, whole, "figure", planes=planes)
+    predicted = predict(model, images, part, task, strict)
     return {name: masks["strict"] for name, masks in zip(part.ids, predicted, strict=True)}
-
-
-def _stream(run: Run, prepared: Prepared, planes: np.ndarray) -> Stream:
-    names = prepared.plane_ids
-    return Stream(
-        name="figure",
-        images=prepared.images()[planes],
-        ids=tuple(names[k] for k in planes),
-        device=torch.device(run.device),
-        seed=run.seed,
-        clock=Clock(),
-    )
 
 
 def _picture(
@@ -112,7 +101,7 @@ def _picture(
     rows, columns = _window(outlined)
     return Picture(
         case,
-        _grey(image[..., rows, columns]),
+        _shown(image[..., rows, columns], photograph=plane is None),
         reference[..., rows, columns],
         {label: mask[..., rows, columns] for label, mask in masks.items()},
         1.0 if spacing is None else spacing[-2] / spacing[-1],
@@ -136,9 +125,9 @@ def _window(outlined: np.ndarray) -> tuple[slice, slice]:
     return top, left
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) in the file's values -> 0..1: (H, W, 3) for a photograph, else the last channel."""
-    if len(image) == 3:
+def _shown(image: np.ndarray, *, photograph: bool) -> np.ndarray:
+    """(C, H, W) in the file's values -> 0..1: (H, W, 3) of RGB, else (H, W) of the last channel."""
+    if photograph and len(image) == 3:
         return np.clip(image / 255, 0, 1).transpose(1, 2, 0)
     low, high = np.percentile(image[-1], (0.5, 99.5))
     return np.clip((image[-1] - low) / max(high - low, 1e-6), 0, 1)
@@ -152,10 +141,10 @@ def features(
     The planes are those of the test splits of every source site and of the target, at most
     MOST_PLANES a site, evenly spread.
     """
+    runs = {label: planned(path, data, device, progress) for label, path in paths.items()}
     found = {}
-    for label, path in paths.items():
-        run = planned(path, data, device, progress)
-        model = deployed(run, path.with_suffix(".safetensors"))
+    for label, run in runs.items():
+        model = deployed(run, paths[label].with_suffix(".safetensors"))
         splits = [*zip(run.task.source, run.source_test, strict=True)]
         vectors, sites = [], []
         for domain, split in [*splits, (run.task.target, run.target_test)]:
@@ -174,9 +163,9 @@ def _logits(run: Run, model: Segmenter, prepared: Prepared) -> np.ndarray:
     """(planes, K · GRID²) float32."""
     count = sum(prepared.counts)
     planes = np.unique(np.linspace(0, count - 1, min(count, MOST_PLANES)).round().astype(int))
-    stream = _stream(run, prepared, planes)
+    images = stream(run, prepared, "figure", planes=planes)
     maps = []
     with torch.inference_mode(), evaluating(model):
-        for batch in stream.batches(8, shuffle=False, plain=identity):
+        for batch in images.batches(8, shuffle=False, plain=identity):
             maps.append(F.adaptive_avg_pool2d(model(batch.plain), GRID).flatten(1).cpu())
     return torch.cat(maps).numpy()

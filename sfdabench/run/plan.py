@@ -92,6 +92,11 @@ class Run:
         return "+".join(name for name, _ in self.chain)
 
     @property
+    def online(self) -> bool:
+        """Whether it learns while it predicts, so that its weights cannot repeat what is scored."""
+        return self.chain[-1][1].needs.online
+
+    @property
     def scored_on_training_cases(self) -> bool:
         """Whether the method learns from cases that it is scored on, as an oracle may have to."""
         learnt = {case.id for case in self.target_train.cases}
@@ -316,13 +321,17 @@ def resolve(
     device: str = "auto",
     precision: Precision = "float32",
     protocols: Sequence[str] = (),
+    phantom: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Check every flag and find the data; raises BadInput before anything is computed."""
+    """Check every flag and find the data; raises BadInput before anything is computed.
+
+    phantom: take the phantom, whatever SFDABENCH_DATA says.
+    """
     progress = progress or Progress(quiet=True)
     task = registry.canonical("tasks", task)
     value: Task = registry.load("tasks", task)
-    root = data_root(data)
+    root = None if phantom else data_root(data)
     kind: Literal["phantom", "real"] = "phantom" if root is None else "real"
     chosen = profile or ("phantom" if root is None else "paper")
     if chosen not in value.profiles:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.core.paths import check_writable, data_root
@@ -14,7 +15,7 @@ from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.report.figures import bars, curves, grid, style, sweep, tsne
 from sfdabench.report.figures.catalogue import Entry, Kind, find
-from sfdabench.report.runs import Absent, Comparison, compare
+from sfdabench.report.runs import Absent, Comparison, Variant, compare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,10 +202,19 @@ def _check_private(out: Path | None) -> None:
                            "must not be committed, name a folder outside")  # fmt: skip
 
 
+def _online(variant: Variant) -> bool:
+    """Whether its runs learnt while they predicted, so that no weights give what was scored."""
+    return registry.load("methods", variant.runs[0]["method"].split("+")[-1]).needs.online
+
+
 def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
     from sfdabench.run.pictures import pictures
 
-    methods = [v.label for v in _chosen(asked, entry, compared, progress).variants]
+    variants = _chosen(asked, entry, compared, progress).variants
+    online = [] if asked.methods else [v.label for v in variants if _online(v)]
+    for label in online:
+        progress.say(f"{asked.figure}: {label} learnt while it predicted, left out")
+    methods = [v.label for v in variants if v.label not in online]
     labels = list(dict.fromkeys(["source_only", *methods]))
     seed, paths, data = _weights_of(asked, compared, labels)
     if asked.by not in (None, *labels):
@@ -232,7 +242,8 @@ def _tsne(asked: Request, entry: Entry, compared: Comparison, progress: Progress
 
     methods = asked.methods or entry.methods
     if len(methods) != 1:
-        there = ", ".join(f"'{v.label}'" for v in compared.variants if v.label != "source_only")
+        others = [v for v in compared.variants if v.label != "source_only" and not _online(v)]
+        there = ", ".join(f"'{v.label}'" for v in others)
         raise BadInput(f"{asked.figure}: give one --method of those recorded: {there}")
     seed, paths, data = _weights_of(asked, compared, ["source_only", methods[0]])
     found = features(paths, data, asked.device or "auto", progress)

@@ -41,6 +41,7 @@ from sfdabench.run import guard
 from sfdabench.run.allocator import keep_freed_memory
 from sfdabench.run.plan import Run, Split
 from sfdabench.source import train as source
+from sfdabench.run.streams import stream
 from sfdabench.store import records
 
 SOURCE_INFO = ("selected_epoch", "validation_dice", "seconds")
@@ -237,16 +238,6 @@ class Execution:
         self.target_train = run.target_train.arrays(*made, "target")
         self.target_test = run.target_test.arrays(*made, "target test")
 
-    def _stream(self, split: Prepared, name: str, clock: Clock) -> Stream:
-        return Stream(
-            name=name,
-            images=split.images(),
-            ids=split.plane_ids,
-            device=self.device,
-            seed=self.run.seed,
-            clock=clock,
-        )
-
     def labelled(self, splits: Sequence[Prepared], name: str, clock: Clock) -> LabelledStream:
         """Labelled planes of several splits, one after the other."""
         images = [split.images() for split in splits]
@@ -337,7 +328,7 @@ class Execution:
         name, method = self.run.chain[link]
         clock = Clock()
         folder = self.work / f"{link}-{name}"
-        test = self._stream(self.target_test, "target test", Clock())
+        test = stream(self.run, self.target_test, "target test")
         with self.progress.stage(f"adaptation ({name})") as advance:
 
             def at_epoch(stage: int, epoch: int, count: int, deploy: nn.Module) -> None:
@@ -353,7 +344,7 @@ class Execution:
                 head=self.task.head,
                 seed=self.run.seed,
                 start_model=start,
-                target_split=self._stream(self.target_train, "target", clock),
+                target_split=stream(self.run, self.target_train, "target", clock),
                 augmentation=self.task.augmentation,
                 source_loss=self.run.recipe.loss,
                 granted=self._granted(method, clock),
@@ -402,13 +393,13 @@ class Execution:
         start = time.monotonic()
         with self.progress.stage("evaluation") as advance:
             scorer = Scorer(self.task, self.run.target_test, self.target_test, self.protocols)
-            test = self._stream(self.target_test, "target test", Clock())
+            test = stream(self.run, self.target_test, "target test")
             sealed = sorted(self._sealed().glob("*.zip"))
             total = len(sealed) + 2
             unadapted = scorer(self._predict(model, test))
             advance(1, total)
-            online = self.run.chain[-1][1].needs.online
-            final = scorer(unseal(self._online) if online else self._predict(deployed, test))
+            masks = unseal(self._online) if self.run.online else self._predict(deployed, test)
+            final = scorer(masks)
             advance(2, total)
             dice = []
             for i, path in enumerate(sealed):

@@ -6,9 +6,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from sfdabench.core.errors import BadInput
+from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.progress import Progress
 from sfdabench.evaluate.saved import score_saved
+from sfdabench.run.export import planned
 from sfdabench.run.plan import resolve
 
 QUIET = Progress(quiet=True)
@@ -43,6 +44,23 @@ def test_photographs_get_a_folder_a_class(tmp_path):
         (label,) = {row["label"] for row in rows}
         for metric, value in record["scores"]["strict"][name].items():
             assert mean(rows, label, metric) == pytest.approx(value["mean"])
+
+
+def test_a_record_of_the_phantom_is_of_the_phantom(tmp_path, monkeypatch):
+    """Whatever real data are at hand."""
+    run, record = recorded(tmp_path / "results", "tiny")
+    monkeypatch.setenv("SFDABENCH_DATA", str(tmp_path))
+    found = planned(run.record_path, None, "cpu", QUIET)
+    assert (found.data, found.key) == ("phantom", run.key)
+    with pytest.raises(BadInput, match="is of the phantom; leave --data out"):
+        planned(run.record_path, tmp_path, "cpu", QUIET)
+
+    run.record_path.write_text(json.dumps(record | {"data": "real"}))
+    with pytest.raises(DataFault, match=str(tmp_path)):
+        planned(run.record_path, None, "cpu", QUIET)
+    monkeypatch.delenv("SFDABENCH_DATA")
+    with pytest.raises(BadInput, match="made from real data; give --data DIR"):
+        planned(run.record_path, None, "cpu", QUIET)
 
 
 def test_what_an_online_method_predicted_is_gone(tmp_path):
@@ -82,7 +100,10 @@ def test_a_record_of_other_files_is_refused(tmp_path):
     run, record = recorded(tmp_path / "results", "tiny")
     other = run.record_path.with_name("other.json")
     other.write_text(json.dumps(record | {"manifest_sha256": "0" * 64}))
-    with pytest.raises(BadInput, match="other files"):
+    with pytest.raises(BadInput, match="other files than those of the phantom"):
+        export(other, tmp_path / "masks", None, "cpu", QUIET)
+    other.write_text(json.dumps(record | {"source_key": "0" * 64}))
+    with pytest.raises(BadInput, match="its source model was made otherwise"):
         export(other, tmp_path / "masks", None, "cpu", QUIET)
     run.record_path.with_suffix(".safetensors").unlink()
     with pytest.raises(BadInput, match="weights of this record"):

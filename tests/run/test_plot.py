@@ -1,6 +1,7 @@
 """Figures that need weights: what a grid shows scores as the record says."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -48,6 +49,17 @@ def saved(monkeypatch):
     return figures
 
 
+class Said(Progress):
+    """Keeps the lines."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def say(self, message):
+        self.lines.append(message)
+
+
 def assert_not_blank(path):
     with Image.open(path) as image:
         assert len(image.convert("RGB").getcolors(2**24)) > 20
@@ -68,7 +80,8 @@ def dice_of(path, case):
 def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     from sfdabench.run.pictures import pictures
 
-    found = recorded("tiny", "source_only", "adabn")
+    found = recorded("tiny", "source_only", "adabn", "tent_online")
+    online = found.pop("tent_online").record_path
     paths = {label: run.record_path for label, run in found.items()}
     names = [case.id for case in found["adabn"].target_test.cases][:3]
     shown, classes = pictures(paths, names[::-1], None, "cpu", QUIET)
@@ -84,7 +97,9 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
                 assert dice == pytest.approx(expected[name])
 
     asked = Request("grid", tmp_path / "results", out=tmp_path / "figures", device="cpu")
-    files = plot(asked, QUIET)
+    said = Said()
+    files = plot(asked, said)
+    assert "grid: tent_online learnt while it predicted, left out" in said.lines
     assert [path.name for path in files] == ["grid-tiny.png", "grid-tiny.svg"]
     assert_not_blank(files[0])
     (figure,) = saved
@@ -97,6 +112,14 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     assert "by the strict Dice of adabn" in figure.texts[1].get_text()
     with pytest.raises(BadInput, match="--by cbmt: unknown run"):
         plot(Request("grid", tmp_path / "results", out=tmp_path, by="cbmt"), QUIET)
+
+    unchosen = Request("tsne", tmp_path / "results", tmp_path)
+    with pytest.raises(BadInput, match=r"--method of those recorded: 'adabn'$"):
+        plot(unchosen, QUIET)
+    for figure in ("grid", "tsne"):
+        asked = dataclasses.replace(unchosen, figure=figure, methods=("tent_online",))
+        with pytest.raises(BadInput, match=rf"{online}: tent_online learnt while it predicted"):
+            plot(asked, QUIET)
 
     asked = Request("tsne", tmp_path / "results", tmp_path, methods=("adabn",), device="cpu")
     files = plot(asked, QUIET)
@@ -124,6 +147,21 @@ def test_a_volume_shows_the_plane_with_most_reference(recorded):
     assert classes == ["necrosis", "oedema", "enhancing"]
     assert shown.image.ndim == 2
     assert shown.image.shape == shown.reference.shape[1:]
+
+
+def test_three_channels_are_a_photograph_in_no_volume():
+    """A volume of three sequences is shown by its last one, as any other."""
+    from sfdabench.run.pictures import _picture
+
+    image = np.zeros((3, 2, 8, 8), np.float32)
+    image[2, :, 2:6, 2:6] = 1000
+    reference = np.zeros((1, 2, 8, 8), bool)
+    reference[0, 1, 2:6, 2:6] = True
+    volume = _picture("a", image, reference, {"m": {"a": reference}}, None)
+    assert (volume.plane, volume.image.shape) == (1, volume.reference.shape[1:])
+    assert set(np.unique(volume.image)) == {0, 1}
+    photograph = _picture("a", image[:, 1], reference[:, 1], {"m": {"a": reference[:, 1]}}, None)
+    assert (photograph.plane, photograph.image.shape) == (None, (*volume.image.shape, 3))
 
 
 def test_a_window_holds_all_that_is_outlined():
