@@ -218,6 +218,8 @@ def _parse(line: Mapping[str, Any]) -> Score:
     if not (isinstance(given, dict) and all(isinstance(one, dict) for one in given.values())):
         raise ValueError(f"overrides {line['overrides']} are not fields by method")
     seeds = tuple(float(value) for value in line["seeds"].split())
+    if not seeds:
+        raise ValueError("no value of any seed")
     value, tolerance = float(line["value"]), float(line["tolerance"])
     if not all(map(math.isfinite, (value, tolerance, *seeds))):
         raise ValueError("a number that is not finite, which nothing could exceed")

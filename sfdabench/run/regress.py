@@ -128,27 +128,34 @@ def update(
     """All seeds of the listed runs, into scores.csv; a line on why into the folder `changelog`.
 
     Scores of runs that are not repeated stay, those of runs that are no longer listed go. Nothing
-    is written where a run fails. A claim has to hold for every seed.
+    is written where a run fails. A claim has to hold for every seed. Raises BadInput, before
+    anything is measured, where a score that stays is of another number of seeds.
     """
     found = reference.read(folder)
     chosen = choose(found, tasks, methods)
     exists = (folder / "scores.csv").is_file()
     before = reference.read_scores(folder) if exists else {}
     seeds = found.tolerance.seeds
+    listed = [reference.run_key(task, run) for task in found.tasks for run in task.runs]
+    staying = set(listed) - {reference.run_key(task, run) for task, run in chosen}
+    kept = {key: score for key, score in before.items() if score.run in staying}
+    for score in kept.values():
+        if len(score.seeds) != seeds:
+            raise BadInput(
+                f"{folder / 'scores.csv'}: {score.name} has {len(score.seeds)} seeds, "
+                f"reference.toml asks for {seeds}; update all runs, without --task and --method"
+            )
     measured, failed = measure(found, chosen, seeds=seeds, jobs=jobs, progress=progress)
     if failed:
         return Regression(len(measured), (), (), tuple(failed))
-    listed = [reference.run_key(task, run) for task in found.tasks for run in task.runs]
-    repeated = {reference.run_key(task, run) for task, run in chosen}
-    kept = {key: score for key, score in before.items() if score.run not in repeated}
-    after = {key: s for key, s in {**kept, **measured}.items() if s.run in listed}
+    after = {**kept, **measured}
     ordered = sorted(after.values(), key=lambda score: listed.index(score.run))
     changes = reference.compare(before, after)
-    reference.write_scores(folder, ordered)
-    write_fragment(changelog, reason, chosen)
     claims = {
         claim: None for seed in range(seeds) for claim in reference.failing(found, after, seed)
     }
+    reference.write_scores(folder, ordered)
+    write_fragment(changelog, reason, chosen)
     blind = [s for s in measured.values() if s.metric == "dice" and s.value <= s.tolerance]
     return Regression(len(measured), tuple(changes), tuple(claims), (), tuple(blind))
 

@@ -205,6 +205,20 @@ def test_an_update_with_a_failed_run_writes_nothing(folder, measured):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+def test_an_update_refuses_to_keep_scores_of_another_number_of_seeds(folder, measured):
+    asked = measured(SEEDS)
+    old = {run: values[:2] for run, values in SEEDS.items()}
+    reference.write_scores(folder, scores(old).values())
+    before = (folder / "scores.csv").read_bytes()
+    with pytest.raises(BadInput, match=r"source_only on tiny.* has 2 seeds, .* asks for 3"):
+        regress.update(folder, folder / "changes", "r", methods=["plain"], progress=QUIET)
+    assert asked == [], "before anything is measured"
+    assert (folder / "scores.csv").read_bytes() == before
+    assert not (folder / "changes").exists()
+    regress.update(folder, folder / "changes", "r", progress=QUIET)
+    assert {len(score.seeds) for score in reference.read_scores(folder).values()} == {3}
+
+
         ('"tiny"', '"tinny"', "unknown task 'tinny': did you mean tiny"),
         ('method = "source_only"', 'method = "sorce_only"', "names source_only on tiny"),
         ('name = "plain", ', "", "cbmt twice; give one a `name`"),
@@ -236,6 +250,7 @@ def test_a_reference_at_fault_is_named(folder, old, new, message):
         ("HEAD\nt,m,,,strict,cup,dice,1,1,1,1\n", "line 2: not 10 values"),
         ("HEAD\nt,m,,,strict,cup,dice,1,1,1\nt,m,,,strict,cup,dice,1,1,1\n", "given twice"),
     ],
+        ("HEAD\nt,m,,,strict,cup,dice,1,1,\n", "line 2: no value of any seed"),
 )
 def test_scores_at_fault_are_named(folder, text, message):
     (folder / "scores.csv").write_text(text.replace("HEAD", ",".join(reference.COLUMNS)))
