@@ -206,7 +206,8 @@ def measure(
                 one = dataclasses.replace(first, seed=seed)
                 source = one.source_folder / "source.json"
                 name = labels.label(run.method, run.overrides)
-                job = Job(task.name, name, seed, flags.command(one), source)
+                command = flags.command(one)
+                job = Job(task.name, name, seed, command, source, one.record_path)
                 planned[job] = (one, reference.run_key(task, run))
         with board(len(planned)) as shown:
             one_thread = {"OMP_NUM_THREADS": "1"}  # more of them add up in another order

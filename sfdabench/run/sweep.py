@@ -211,7 +211,8 @@ def _in_order(
     made: set[Path] = set()
     for run, flags, one in order:
         source = run.source_folder / "source.json"
-        job = Job(run.task_name, one.label, run.seed, flags.command(run), source)
+        command = flags.command(run)
+        job = Job(run.task_name, one.label, run.seed, command, source, run.record_path)
         state, reason = state_of(run)
         if state == "failed" and retry_failed:
             state = "to run"
@@ -290,8 +291,6 @@ def _result(one: Planned, outcome: Outcome | None) -> dict[str, Any]:
     reason, seconds = one.reason, None
     if outcome is not None:
         reason, seconds = outcome.reason, outcome.seconds
-        if reason is None and not one.run.record_path.exists():
-            reason = f"the worker left no record {one.run.record_path}; was the code edited?"
         state = "failed" if reason else "done"
     return {
         "state": state,

@@ -69,6 +69,7 @@ class Job:
     makes: the file of a source model; of the jobs that name it one goes first and the others
         wait until it is there.
     """
+    record: the file that it leaves.
 
     task: str
     method: str
@@ -76,6 +77,7 @@ class Job:
     command: tuple[str, ...]
     makes: Path
 
+    record: Path
     @property
     def name(self) -> str:
         """What the user reads."""
@@ -194,7 +196,11 @@ class Worker:
         except json.JSONDecodeError:
             last = self.said.removeprefix("sfdabench: ") or "it said nothing"
             return f"the worker ended with exit code {code} and no result: {last}"
-        return None if answer["status"] == "done" else answer["reason"]
+        if answer["status"] != "done":
+            return answer["reason"]
+        if not self.job.record.exists():
+            return f"the worker left no record {self.job.record}; was the code edited?"
+        return None
 
     def stop(self) -> None:
         """Ask it to stop; all that it saved stays."""

@@ -1,6 +1,9 @@
 """The reference: its rule, what it notices, and what an update writes."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -317,6 +320,17 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
     assert failed["run"] == "source_only on tiny, seed 0"
     assert "SIGKILL" in failed["reason"]
     assert json.loads(text)["changes"][0]["state"] == "lost"
+
+
+def test_a_worker_that_leaves_no_record_is_a_failed_run(folder, sfdabench, monkeypatch):
+    done = (sys.executable, "-c", 'print(\'{"status": "done"}\')')
+    monkeypatch.setattr("sfdabench.run.workers.Flags.command", lambda *_: done)
+    monkeypatch.setattr(regress, "default_folder", lambda: folder)
+    reference.write_scores(folder, scores().values())
+    code, text, err = sfdabench("regress", "--method", "source_only", "--json")
+    assert code == 1, err
+    (failed,) = json.loads(text)["failed"]
+    assert "the worker left no record" in failed["reason"]
 
 
 def test_ctrl_c_is_exit_130_and_promises_nothing(sfdabench, monkeypatch):

@@ -18,7 +18,9 @@ STOPS = "import os\nwhile os.read(0, 1): pass"
 
 
 def job(tmp_path, code, seed=0, makes="a"):
-    return Job("tiny", "cbmt", seed, (sys.executable, "-c", code), tmp_path / makes)
+    record = tmp_path / "record.json"
+    record.touch()
+    return Job("tiny", "cbmt", seed, (sys.executable, "-c", code), tmp_path / makes, record)
 
 
 def go(jobs, at_once=1):
@@ -64,6 +66,13 @@ def test_the_others_go_on_after_a_crash(tmp_path):
 
 def test_one_source_model_is_in_one_hand(tmp_path):
     """Two workers at once: the second job of a source waits, one of another source does not."""
+def test_a_worker_that_leaves_no_record_has_failed(tmp_path):
+    one = job(tmp_path, DONE)
+    one.record.unlink()
+    (outcome,) = go([one])
+    assert outcome.reason == f"the worker left no record {one.record}; was the code edited?"
+
+
     diary = tmp_path / "diary"
 
     def write(seed, makes):
