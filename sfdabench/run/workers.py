@@ -6,6 +6,7 @@ one run with it and nothing else, and what it had saved is found by the next com
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -158,15 +159,18 @@ class Worker:
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
         self.job = job
         self.started = time.monotonic()
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
-            job.command,
-            stdin=subprocess.PIPE,
-            stdout=self._out,
-            stderr=self._err,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches this process only, which stops its workers
-        )
+        with contextlib.ExitStack() as files:
+            self._out = files.enter_context(tempfile.TemporaryFile())
+            self._err = files.enter_context(tempfile.TemporaryFile())
+            self.process = subprocess.Popen(
+                job.command,
+                stdin=subprocess.PIPE,
+                stdout=self._out,
+                stderr=self._err,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches this process only, which stops its workers
+            )
+            self._files = files.pop_all()
 
     @property
     def seconds(self) -> float:
@@ -215,8 +219,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._out.close()
-        self._err.close()
+        self._files.close()
 
 
 def _tail(file: IO[bytes]) -> str:

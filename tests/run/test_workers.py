@@ -1,8 +1,10 @@
 """The pool, with workers of a few milliseconds."""
 
+import dataclasses
 import io
 import os
 import sys
+import tempfile
 import time
 
 import pytest
@@ -117,6 +119,15 @@ def test_a_worker_that_does_not_stop_is_killed(tmp_path, monkeypatch):
     worker = Worker(job(tmp_path, "import time; time.sleep(100)"), os.environ)
     worker.finish()
     assert worker.process.returncode == -9
+
+
+def test_no_file_stays_open_where_a_worker_cannot_start(tmp_path, monkeypatch):
+    opened, make = [], tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: opened.append(make()) or opened[-1])
+    nowhere = dataclasses.replace(job(tmp_path, DONE), command=(str(tmp_path / "nowhere"),))
+    with pytest.raises(FileNotFoundError):
+        go([nowhere])
+    assert [file.closed for file in opened] == [True, True]
 
 
 def test_plugins_and_variables_reach_the_workers(tmp_path, monkeypatch):
