@@ -391,8 +391,9 @@ def sweep(
     ended: list[Outcome] = []
     interrupted = False
     if not dry_run and planned.jobs:
+        share = threads(min(jobs, len(planned.jobs)))
         with board(len(planned.jobs)) as shown:
-            outcomes = carry_out(planned.jobs, at_once=jobs, variables=threads(jobs), board=shown)
+            outcomes = carry_out(planned.jobs, at_once=jobs, variables=share, board=shown)
             try:
                 with contextlib.closing(outcomes):
                     for outcome in outcomes:

@@ -21,7 +21,7 @@ from torch import nn
 
 import sfdabench
 from sfdabench.core import registry
-from sfdabench.core.checkpoint import CheckpointKeeper
+from sfdabench.core.checkpoint import CheckpointKeeper, same_threads
 from sfdabench.core.context import Clock, Context, LabelledStream, Stream
 from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.fields import plain
@@ -174,21 +174,9 @@ class Execution:
         """Everything that is known of this run when it is over, failed or done."""
         started = time.monotonic()
         self.prepare()
-        record = self._identity()
-        try:
-            record |= self._stages(record)
-            record["status"], record["reason"] = "done", None
-        except BadInput:
-            raise
-        except Exception as error:  # any failure of a method is a record, not a lost run
-            # A full disk can be mended and the run go on; a mended method starts afresh.
-            self.worth_resuming = isinstance(error, OSError)
-            record["status"], record["reason"] = "failed", _reason(error)
-            record["traceback"] = traceback.format_exc()
-            for name in ("scores", "source_only"):
-                record.setdefault(name, {})
-            for name in ("source_sha256", "deployed_sha256"):
-                record.setdefault(name, None)
+        with same_threads(self.work, self.progress.say):
+            record = self._identity()
+            record |= self._outcome(record)
         record["seconds"]["total"] = time.monotonic() - started
         kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         record["peak_memory_bytes"] = kilobytes * (1 if sys.platform == "darwin" else 1024)
@@ -197,6 +185,21 @@ class Execution:
         return record
 
     def _identity(self) -> dict[str, Any]:
+    def _outcome(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What the stages came to, or why they did not."""
+        try:
+            return self._stages(record) | {"status": "done", "reason": None}
+        except BadInput:
+            raise
+        except Exception as error:  # any failure of a method is a record, not a lost run
+            # A full disk can be mended and the run go on; a mended method starts afresh.
+            self.worth_resuming = isinstance(error, OSError)
+            lacking: dict[str, Any] = {"scores": {}, "source_only": {}}
+            lacking |= {"source_sha256": None, "deployed_sha256": None}
+            found = {name: record.get(name, value) for name, value in lacking.items()}
+            failure = {"status": "failed", "reason": _reason(error)}
+            return found | failure | {"traceback": traceback.format_exc()}
+
         run = self.run
         return {
             "schema": records.SCHEMA,

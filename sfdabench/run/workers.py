@@ -69,16 +69,16 @@ class Job:
         standard input closes.
     makes: the file of a source model; of the jobs that name it one goes first and the others
         wait until it is there.
-    """
     record: the file that it leaves.
+    """
 
     task: str
     method: str
     seed: int
     command: tuple[str, ...]
     makes: Path
-
     record: Path
+
     @property
     def name(self) -> str:
         """What the user reads."""
@@ -104,13 +104,16 @@ class Board(Protocol):
         """Called once a job."""
 
 
-def threads(jobs: int) -> dict[str, str]:
-    """OpenMP's variable for each of `jobs` workers: its share of the cores, or the user's own."""
+def threads(at_once: int) -> dict[str, str]:
+    """OpenMP's variable for each of that many workers: its share of the cores, or the user's own.
+
+    A run that goes on keeps the count that it was begun with, whatever this says.
+    """
     if sys.platform == "linux":
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // jobs))}
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // at_once))}
 
 
 def carry_out(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sfdabench.core.checkpoint import CheckpointKeeper
+from sfdabench.core.checkpoint import CheckpointKeeper, same_threads
 from sfdabench.core.context import LabelledStream, Loop
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import atomic, held
@@ -145,7 +145,8 @@ def cached(
             shutil.rmtree(folder)
         work = folder.with_name(f"{folder.name}.work")
         model = build()
-        info = fit(model, work)
+        with same_threads(work, report):
+            info = fit(model, work)
         content = sha256(model.weights())
         with atomic(weights, "wb") as file:
             file.write(to_bytes(model.weights(), {"sha256": content}))

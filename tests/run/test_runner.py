@@ -141,6 +141,58 @@ def test_an_online_method_is_scored_by_what_it_predicted_while_it_learnt(adapted
     assert others["scores"] != record["scores"]
 
 
+
+
+def test_an_online_method_that_diverges_is_a_failed_run(adapted, out):
+    run = plan(out, "tent_online", settings=["learning_rate=0.02"])
+    with unittest.mock.patch(
+        "sfdabench.primitives.entropy.mean_entropy",
+        lambda logits, head: logits.mean() * float("nan"),
+    ):
+        record = go(run)
+    assert record["status"] == "failed"
+    assert record["reason"] == (
+        "loss is nan in its pass over the test images: the training diverged"
+    )
+
+
+def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_path, monkeypatch):
+    """In the source training and in the adaptation, each time under another count."""
+    import torch
+
+    from sfdabench.core.checkpoint import CheckpointKeeper
+
+    _, whole = adapted
+    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
+    again = plan(tmp_path / "out", "cbmt", settings=["epochs=3"])
+    save, before, seen = CheckpointKeeper.end_of_epoch, torch.get_num_threads(), []
+
+    def kill_in(name):
+        def end_of_epoch(self, stage, epoch, *arguments):
+            save(self, stage, epoch, *arguments)
+            seen.append(torch.get_num_threads())
+            if name in str(self.folder) and epoch == 1:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(CheckpointKeeper, "end_of_epoch", end_of_epoch)
+
+    said = []
+    monkeypatch.setattr(QUIET, "say", said.append)
+    try:
+        for count, name in enumerate(("sources", "0-cbmt"), whole["threads"]):
+            torch.set_num_threads(count)
+            kill_in(name)
+            with pytest.raises(KeyboardInterrupt):
+                go(again)
+        torch.set_num_threads(count + 1)
+        kill_in("nowhere")
+        record = go(again)
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {whole["threads"]} == {record["threads"]}
+    assert sum("goes on with as many" in line for line in said) == 2
+    assert record["source_sha256"] == whole["source_sha256"]
+    assert record["deployed_sha256"] == whole["deployed_sha256"]
 def test_an_online_method_learns_with_the_labels_of_the_test_images_closed(adapted, out):
     """Its predictions are made before any test label is opened."""
     run = plan(out, "tent_online", settings=["learning_rate=0.01"])

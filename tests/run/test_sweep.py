@@ -299,6 +299,22 @@ def test_a_killed_sweep_takes_its_worker_along_and_goes_on(mini, sfdabench):
     head, _ = BENCHMARK.split("rows = ", 1)
     (mini / "benchmark.toml").write_text(f'{head}rows = [{{ name = "s", method = "source_only" }}]')
     long = "epochs=12"
+def test_the_cores_are_shared_by_what_there_is_to_run(mini, sfdabench, monkeypatch):
+    given = []
+
+    def carry_out(jobs, *, at_once, variables, board):
+        given.append((at_once, variables["OMP_NUM_THREADS"]))
+        yield from ()
+
+    monkeypatch.setattr("sfdabench.run.workers.carry_out", carry_out)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(40))
+    flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out", "--device", "cpu")
+    sfdabench("sweep", mini, *flags, "--jobs", 8)
+    sfdabench("sweep", mini, *flags, "--jobs", 2)
+    assert given == [(8, "8"), (2, "20")], "five runs"
+
+
     source = make(mini, seeds=[0], source_settings=[long]).planned[0].run.source_folder
     work = source.with_name(f"{source.name}.work")
     out = mini.parent / "out"

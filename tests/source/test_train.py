@@ -4,7 +4,7 @@ import dataclasses
 import pytest
 import torch
 
-from sfdabench.checks.toy import Toy, _labelled, draw
+from sfdabench.checks.toy import Killed, Toy, _labelled, draw
 from sfdabench.core.context import Clock
 from sfdabench.core.task import Recipe
 from sfdabench.networks._segmenter import Segmenter
@@ -120,3 +120,26 @@ def test_a_cached_model_is_shared_and_named_by_its_content(tmp_path):
     assert len(calls) == 1
     assert first.sha256 == again.sha256
     assert not (tmp_path / "m.work").exists()
+
+
+def test_a_killed_training_goes_on_with_the_threads_it_was_begun_with(tmp_path, monkeypatch):
+    counts = []
+
+    def killed(model, work):
+        counts.append(torch.get_num_threads())
+        raise Killed
+
+    def finished(model, work):
+        counts.append(torch.get_num_threads())
+        return {}
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(Killed):
+            cached(tmp_path / "model", build, killed, print)
+        torch.set_num_threads(1)
+        cached(tmp_path / "model", build, finished, print)
+        assert (counts, torch.get_num_threads()) == ([2, 2], 1)
+    finally:
+        torch.set_num_threads(before)
