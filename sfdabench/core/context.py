@@ -244,16 +244,21 @@ class Loop:
             self.clock.start(stage, epoch)
             self._sums.clear()
             yield epoch
-            self._close_epoch(epoch)
+            self.close(f"epoch {epoch}")
             self.keeper.end_of_epoch(stage, epoch, count, deploy, state, self.curves)
         self.clock.start(stage, count)
 
-    def _close_epoch(self, epoch: int) -> None:
+    def close(self, where: str) -> None:
+        """Turn what was logged since the last epoch began into one more value of each curve.
+
+        where: such as "epoch 3". Raises RunFailed where a value is no longer finite.
+        """
         for name, values in self._sums.items():
             mean = torch.stack(values).mean().item()
             if not np.isfinite(mean):
-                raise RunFailed(f"{name} is {mean} in epoch {epoch}: the training diverged")
+                raise RunFailed(f"{name} is {mean} in {where}: the training diverged")
             self.curves.setdefault(name, []).append(mean)
+        self._sums.clear()
 
     def log(self, **losses: Tensor) -> None:
         """Record losses of this step, before the backward pass; each must carry a gradient."""

@@ -362,6 +362,7 @@ class Execution:
                 if isinstance(deployed, OnlineSegmenter):  # it learns, so labels stay closed
                     seal(self._online, self._predict(deployed, test, deployed.batch_size))
         return deployed.eval(), context
+                    context.close("its pass over the test images")
 
     def _predict(
         self, model: nn.Module, test: Stream, batch: int = PREDICTED_TOGETHER

@@ -137,10 +137,10 @@ def test_an_online_method_is_scored_by_what_it_predicted_while_it_learnt(adapted
     again = go(plan(out, "tent_online"), force=True)
     assert again["scores"] == record["scores"]
     assert again["deployed_sha256"] == record["deployed_sha256"]
+    (loss,) = record["curves"]["tent_online"]["loss"]
+    assert loss > 0
     others = go(plan(out, "tent_online", settings=["batch_size=1"]))
     assert others["scores"] != record["scores"]
-
-
 
 
 def test_an_online_method_that_diverges_is_a_failed_run(adapted, out):
@@ -193,6 +193,8 @@ def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_pa
     assert sum("goes on with as many" in line for line in said) == 2
     assert record["source_sha256"] == whole["source_sha256"]
     assert record["deployed_sha256"] == whole["deployed_sha256"]
+
+
 def test_an_online_method_learns_with_the_labels_of_the_test_images_closed(adapted, out):
     """Its predictions are made before any test label is opened."""
     run = plan(out, "tent_online", settings=["learning_rate=0.01"])
