@@ -330,9 +330,7 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
-    default=3,  # ours: one seed says little
-    show_default=True,
-    help="Run SEED, SEED+1, ...",
+    help="How many seeds, from --seed on. Default: as many as the benchmark asks for.",
 )
 @data_option
 @out_option
@@ -348,7 +346,7 @@ def sweep(
     benchmark: str,
     tasks: tuple[str, ...],
     seed: int,
-    seeds: int,
+    seeds: int | None,
     data: Path | None,
     out: Path,
     profile: str | None,
@@ -372,7 +370,8 @@ def sweep(
     progress = Progress()
     planned = plan(
         benchmark,
-        seeds=range(seed, seed + seeds),
+        seed=seed,
+        seeds=seeds,
         out=out,
         tasks=tasks,
         data=data,

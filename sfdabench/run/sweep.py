@@ -22,7 +22,7 @@ from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark
 from sfdabench.run.board import duration
-from sfdabench.run.plan import Run
+from sfdabench.run.plan import Run, check_order
 from sfdabench.run.workers import Flags, Job, Outcome
 from sfdabench.store import labels, records
 from sfdabench.store.labels import Fields
@@ -33,7 +33,10 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A task and a method with its field values, which one or several rows ask for."""
+    """A task and a method with its field values, which one or several rows ask for.
+
+    protocols: of the tables whose rows they are.
+    """
 
     task: str
     method: str
@@ -72,7 +75,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs in the order in which they are begun, and what is not among them."""
+    """Runs in the order in which they are begun, and what is not among them.
+
+    problems: records that cannot be read, and protocols by which a run cannot be scored.
+    """
 
     planned: tuple[Planned, ...]
     skipped: tuple[Skipped, ...]
@@ -110,7 +116,7 @@ def find_benchmark(name: str) -> Benchmark:
 def wanted(benchmark: Benchmark, tasks: Collection[str] = ()) -> list[Wanted]:
     """What the tables ask for, each once, in their order; `tasks` leaves out the others.
 
-    A protocol of any table that asks for a run is scored in it, unless its task does so anyway.
+    A run is scored by the protocols of all tables that ask for it.
     """
     found: dict[str, Wanted] = {}
     for table in benchmark.tables:
@@ -122,18 +128,17 @@ def wanted(benchmark: Benchmark, tasks: Collection[str] = ()) -> list[Wanted]:
                 for name in row.method.split("+")
             }
             key = json.dumps([task, row.method, overrides], sort_keys=True)
-            own = registry.load("tasks", task).protocols
             before = found[key].protocols if key in found else ()
-            protocol = column.protocol or table.protocol
-            more = () if protocol in (*own, *before) else (protocol,)
-            found[key] = Wanted(task, row.method, overrides, (*before, *more))
+            protocols = dict.fromkeys((*before, column.protocol or table.protocol))
+            found[key] = Wanted(task, row.method, overrides, tuple(protocols))
     return list(found.values())
 
 
 def plan(
     name: str,
     *,
-    seeds: Sequence[int],
+    seed: int = 0,
+    seeds: int | None = None,
     out: Path,
     tasks: Sequence[str] = (),
     data: Path | None = None,
@@ -145,15 +150,17 @@ def plan(
 ) -> Sweep:
     """All runs of a benchmark, one seed after the other, those of one source model together.
 
+    seed, seeds: the first, and how many; None for as many as the benchmark asks for.
     retry_failed: a run whose record is a failure is to run again.
     Raises BadInput for flags, a benchmark or data at fault, before anything is computed, and
     where nothing of the benchmark can be run.
     """
     benchmark = find_benchmark(name)
     papers.validate(benchmark)
+    numbers = range(seed, seed + (seeds or benchmark.seeds))
     chosen = _choose_tasks(benchmark, tasks)
     runs: dict[str, tuple[Run, Flags, Wanted]] = {}
-    skipped = []
+    skipped, left_out = [], []
     for one in wanted(benchmark, chosen):
         if not papers.implemented(one.method, registry.names("methods")):
             skipped.append(Skipped(one.task, one.label, "no such method here"))
@@ -161,30 +168,52 @@ def plan(
         flags = Flags(
             method=one.method,
             task=one.task,
-            seed=seeds[0],
+            seed=seed,
             out=out,
             data=data,
             profile=profile,
             settings=labels.settings(one.overrides),
             source_settings=tuple(source_settings),
-            protocols=one.protocols,
             device=device,
         )
         try:
             first = flags.resolve(progress)
+            fitting, unfit = fitting_protocols(first, one.protocols)
         except Incompatible as error:
             skipped.append(Skipped(one.task, one.label, str(error)))
             continue
-        for seed in seeds:
-            run = dataclasses.replace(first, seed=seed)
+        left_out += [f"{one.label} on {one.task}: {reason}; scored without" for reason in unfit]
+        more = tuple(name for name in fitting if name not in first.protocols)
+        flags = dataclasses.replace(flags, protocols=more)
+        first = dataclasses.replace(first, protocols=(*first.protocols, *more))
+        for number in numbers:
+            run = dataclasses.replace(first, seed=number)
             runs.setdefault(run.key, (run, flags, one))
     if not runs:
         why = "; ".join(f"{s.method} on {s.task}: {s.reason}" for s in skipped)
         raise BadInput(f"nothing of benchmark {name} can be run: {why}")
     ours, problems = records.read_all(out)
     history = [*ours, *records.read_all(shipped("results"))[0]]
-    planned = _in_order(runs.values(), seeds, history, retry_failed)
-    return Sweep(planned, tuple(skipped), tuple(problems))
+    planned = _in_order(runs.values(), numbers, history, retry_failed)
+    return Sweep(planned, tuple(skipped), (*left_out, *problems))
+
+
+def fitting_protocols(run: Run, protocols: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that can score the run, and why the others cannot.
+
+    Raises Incompatible where none can: no table would show the run.
+    """
+    fitting: list[str] = []
+    unfit: list[Incompatible] = []
+    for name in protocols:
+        try:
+            check_order(run.chain, [name])
+            fitting.append(name)
+        except Incompatible as error:
+            unfit.append(error)
+    if not fitting:
+        raise unfit[0]
+    return fitting, [str(error) for error in unfit]
 
 
 def _choose_tasks(benchmark: Benchmark, names: Sequence[str]) -> list[str]:

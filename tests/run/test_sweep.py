@@ -68,7 +68,7 @@ def mini(tmp_path):
 
 
 def make(mini, **changes):
-    given = {"seeds": [0, 1], "out": mini.parent / "out", "tasks": ["tiny"], "device": "cpu"}
+    given = {"out": mini.parent / "out", "tasks": ["tiny"], "device": "cpu"}
     return plan(str(mini), **(given | changes), progress=QUIET)
 
 
@@ -90,16 +90,40 @@ def test_each_run_once_seed_by_seed_and_a_reason_for_what_cannot_be(mini):
 
 def test_the_protocols_of_all_tables_that_ask_are_scored_in_one_run(mini):
     found = {(w.task, w.method): w.protocols for w in wanted(papers.read(mini))}
-    assert found["tiny", "source_only"] == ("dpl",)
-    assert found["tiny", "adabn"] == ()
+    assert found["tiny", "source_only"] == ("cbmt", "dpl")
+    assert found["tiny", "adabn"] == ("cbmt",)
     assert found["scgm_to_site3", "source_only"] == ("cbmt",)
+    runs = {one.job.method: one for one in make(mini).planned}
+    assert runs["source_only"].run.protocols == ("strict", "cbmt", "dpl")
+    assert runs["source_only"].job.command.count("--protocol") == 1, "tiny has cbmt anyway"
+    assert "--protocol" not in runs["adabn"].job.command
+
+
+def test_a_protocol_that_cannot_score_a_run_leaves_it_to_the_others(mini):
+    """mini-1 asks for it under cbmt, mini-2 under dpl, which predicts in a mode of its own."""
+    text = BENCHMARK.replace('"source_only"', '"tent_online"')
+    (mini / "benchmark.toml").write_text(text)
+    sweep = make(mini, seeds=1)
+    runs = {one.job.method: one for one in sweep.planned}
+    assert runs["tent_online"].run.protocols == ("strict", "cbmt")
+    assert "--protocol" not in runs["tent_online"].job.command
+    assert runs["cbmt"].run.protocols == ("strict", "cbmt", "dpl")
+    assert [s.method for s in sweep.skipped] == ["adabn+dpl"]
+    (problem,) = sweep.problems
+    assert problem.startswith("tent_online on tiny: protocol dpl predicts in a mode of its own")
+
+    head, _, last = text.split("[[tables]]")
+    (mini / "benchmark.toml").write_text(f"{head}[[tables]]{last}")
+    sweep = make(mini, seeds=1)
+    assert [s.method for s in sweep.skipped] == ["tent_online"], "no table would show it"
+    assert "tent_online" not in {one.job.method for one in sweep.planned}
 
 
 def test_the_sources_of_one_seed_stand_together(mini):
     """The tables ask for tiny, for tiny_volume, and for tiny again."""
     text = BENCHMARK.replace('task = "scgm_to_site3"', 'task = "tiny_volume"')
     (mini / "benchmark.toml").write_text(text)
-    sweep = make(mini, tasks=[], seeds=[3])
+    sweep = make(mini, tasks=[], seed=3, seeds=1)
     assert [one.job.task for one in sweep.planned] == ["tiny"] * 5 + ["tiny_volume"] * 3
 
 
@@ -127,7 +151,7 @@ def test_bad_flags(mini, changes, message):
 
 def test_bad_benchmarks(mini):
     with pytest.raises(BadInput, match="unknown benchmark 'cbtm': did you mean cbmt"):
-        plan("cbtm", seeds=[0], out=mini, progress=QUIET)
+        plan("cbtm", out=mini, progress=QUIET)
     (mini / "benchmark.toml").write_text(BENCHMARK.replace("ema = 0.98", "emma = 0.98"))
     with pytest.raises(BadInput, match="did you mean ema"):
         make(mini)
@@ -204,14 +228,14 @@ def test_shipped_results_tell_the_time_of_a_shipped_run(mini, recorded):
 
 
 def test_only_the_first_run_of_a_source_pays_for_its_training(mini):
-    sweep = make(mini, seeds=[5])
+    sweep = make(mini, seed=5, seeds=1)
     out = mini.parent / "out"
     for one in sweep.planned:
         record = finished(one.run, 10, schema=records.SCHEMA, seed=9)
         record |= dict.fromkeys(set(records.REQUIRED) - set(record), None)
         record["fields"] = {n: dataclasses.asdict(m) for n, m in one.run.chain}
         records.write_json(out / "old" / f"{one.run.key}.json", record)
-    sweep = make(mini, seeds=[5])
+    sweep = make(mini, seed=5, seeds=1)
     assert [one.seconds for one in sweep.planned] == pytest.approx([50, 10, 10, 10, 10])
     assert sweep.forecast(2) == "5 to run; 5 take about 90 s (45 s with 2 jobs)"
 
@@ -258,7 +282,7 @@ def test_a_dry_run_starts_nothing(mini, tell, sfdabench):
     assert code == 0
     for part in ("PHANTOM data", "mean_teacher ema=0.98", "cannot run", "no such method here"):
         assert part in text
-    assert "15 to run; time unknown of 15" in err
+    assert "10 to run; time unknown of 10" in err, "the benchmark asks for two seeds"
     assert not list(out.rglob("*.json"))
 
 
@@ -273,6 +297,22 @@ def test_ctrl_c_is_exit_130_and_the_rest_is_not_run(mini, tell, sfdabench, monke
     assert code == 130
     assert counts(text)["not run"] == 6
     assert "the same command goes on" in err
+
+
+def test_the_cores_are_shared_by_what_there_is_to_run(mini, sfdabench, monkeypatch):
+    given = []
+
+    def carry_out(jobs, *, at_once, variables, board):
+        given.append((at_once, variables["OMP_NUM_THREADS"]))
+        yield from ()
+
+    monkeypatch.setattr("sfdabench.run.workers.carry_out", carry_out)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(40))
+    flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out", "--device", "cpu")
+    sfdabench("sweep", mini, *flags, "--jobs", 8)
+    sfdabench("sweep", mini, *flags, "--jobs", 2)
+    assert given == [(8, "8"), (2, "20")], "five runs"
 
 
 def test_a_worker_without_a_record_has_failed(mini, sfdabench, monkeypatch):
@@ -299,23 +339,7 @@ def test_a_killed_sweep_takes_its_worker_along_and_goes_on(mini, sfdabench):
     head, _ = BENCHMARK.split("rows = ", 1)
     (mini / "benchmark.toml").write_text(f'{head}rows = [{{ name = "s", method = "source_only" }}]')
     long = "epochs=12"
-def test_the_cores_are_shared_by_what_there_is_to_run(mini, sfdabench, monkeypatch):
-    given = []
-
-    def carry_out(jobs, *, at_once, variables, board):
-        given.append((at_once, variables["OMP_NUM_THREADS"]))
-        yield from ()
-
-    monkeypatch.setattr("sfdabench.run.workers.carry_out", carry_out)
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(40))
-    flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out", "--device", "cpu")
-    sfdabench("sweep", mini, *flags, "--jobs", 8)
-    sfdabench("sweep", mini, *flags, "--jobs", 2)
-    assert given == [(8, "8"), (2, "20")], "five runs"
-
-
-    source = make(mini, seeds=[0], source_settings=[long]).planned[0].run.source_folder
+    source = make(mini, seeds=1, source_settings=[long]).planned[0].run.source_folder
     work = source.with_name(f"{source.name}.work")
     out = mini.parent / "out"
     command = ("sweep", mini, "--task", "tiny", "--seeds", 1, "--source-set", long, "--out", out)
