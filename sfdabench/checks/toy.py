@@ -154,6 +154,7 @@ def attempt(
 ) -> Attempt:
     """Adapt on the toy; a second call with the same `work` goes on where the first was killed.
 
+    kill_after: raise Killed after this epoch, or batch of an online method; counted from 0.
     Everything that any need could ask for is at hand, so that a method that reaches for what it
     does not declare is caught by the grant and by what comes out, not by its absence.
     """
@@ -204,8 +205,11 @@ def attempt(
     seed_all(seed)
     deployed = method.adapt(context)
     if isinstance(deployed, OnlineSegmenter):  # only predicting shows what it does
-        for _ in probabilities(deployed, context.target_split, toy.head, deployed.batch_size):
-            pass
+        size = deployed.batch_size
+        maps = probabilities(deployed, context.target_split, toy.head, size)
+        for i, _ in enumerate(maps):  # a map is there once its batch was learnt
+            if kill_after is not None and i // size == kill_after:
+                raise Killed
     return Attempt(start, deployed, gradients)
 
 

@@ -53,6 +53,12 @@ BREAKS = {
         "}",
         "killed_and_resumed_equals_never_killed",
     ),
+    "loop that a kill cannot end": (
+        "adabn",
+        "for _ in context.epochs(1, deploy=model):",
+        "for _ in range(1):",
+        "killed_and_resumed_equals_never_killed",
+    ),
     "random without a seed": (
         "supervised",
         "loss = supervised_loss(model(images), masks, context.head, context.source_loss)",

@@ -2,9 +2,12 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
+from sfdabench.checks.toy import Killed, Toy, attempt
+from sfdabench.methods.tent_online import TentOnline
 from sfdabench.networks._segmenter import OnlineSegmenter, Segmenter
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.primitives.batch_norm import batch_statistics, select_trainable
@@ -45,3 +48,10 @@ def test_only_scale_and_shift_move():
     norms = {n for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert moved
     assert moved <= {f"{norm}.{part}" for norm in norms for part in ("weight", "bias")}
+
+
+def test_the_contract_on_kills_does_kill_it(tmp_path):
+    for batch in range(3):
+        with pytest.raises(Killed):
+            attempt(TentOnline(batch_size=4), Toy(count=9), tmp_path, kill_after=batch)
+    attempt(TentOnline(batch_size=4), Toy(count=9), tmp_path, kill_after=3)
