@@ -205,9 +205,6 @@ def test_an_update_with_a_failed_run_writes_nothing(folder, measured):
     assert [path.name for path in folder.iterdir()] == ["reference.toml"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
 def test_an_update_refuses_to_keep_scores_of_another_number_of_seeds(folder, measured):
     asked = measured(SEEDS)
     old = {run: values[:2] for run, values in SEEDS.items()}
@@ -222,6 +219,9 @@ def test_an_update_refuses_to_keep_scores_of_another_number_of_seeds(folder, mea
     assert {len(score.seeds) for score in reference.read_scores(folder).values()} == {3}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
         ('"tiny"', '"tinny"', "unknown task 'tinny': did you mean tiny"),
         ('method = "source_only"', 'method = "sorce_only"', "names source_only on tiny"),
         ('name = "plain", ', "", "cbmt twice; give one a `name`"),
@@ -250,10 +250,10 @@ def test_a_reference_at_fault_is_named(folder, old, new, message):
         ("HEAD\nt,m,,,strict\n", "line 2: not 10 values"),
         ("HEAD\nt,m,{ema,,strict,cup,dice,1,1,1\n", "line 2: Expecting property name"),
         ("HEAD\nt,m,[1],,strict,cup,dice,1,1,1\n", r"line 2: overrides \[1\] are not fields"),
+        ("HEAD\nt,m,,,strict,cup,dice,1,1,\n", "line 2: no value of any seed"),
         ("HEAD\nt,m,,,strict,cup,dice,1,1,1,1\n", "line 2: not 10 values"),
         ("HEAD\nt,m,,,strict,cup,dice,1,1,1\nt,m,,,strict,cup,dice,1,1,1\n", "given twice"),
     ],
-        ("HEAD\nt,m,,,strict,cup,dice,1,1,\n", "line 2: no value of any seed"),
 )
 def test_scores_at_fault_are_named(folder, text, message):
     (folder / "scores.csv").write_text(text.replace("HEAD", ",".join(reference.COLUMNS)))
@@ -395,6 +395,17 @@ def test_the_shipped_scores_are_those_of_the_list():
         assert not reference.failing(found, rows, seed)
 
 
-def test_the_wheel_carries_the_reference():
-    text = (SHIPPED.parent.parent / "MANIFEST.in").read_text()
-    assert "recursive-include results *.toml" in text
+def test_the_wheel_carries_the_reference(tmp_path):
+    """What our setup.py would put into one, of a checkout with a few small files."""
+    root, wheel = tmp_path / "checkout", tmp_path / "wheel"
+    kept = ("results/reference/reference.toml", "results/reference/scores.csv")
+    for name in (*kept, "results/model.safetensors", "sfdabench/__init__.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for name in ("setup.py", "setup.cfg", "README.md", "sfdabench/__init__.py"):
+        shutil.copy(SHIPPED.parent.parent / name, root / name)
+    command = (sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(wheel))
+    subprocess.run(command, cwd=root, check=True)
+    shipped = {f"sfdabench/shipped/{name}" for name in kept}
+    files = {str(path.relative_to(wheel)) for path in wheel.rglob("*.*")}
+    assert files == {"sfdabench/__init__.py"} | shipped

@@ -66,8 +66,6 @@ def test_the_others_go_on_after_a_crash(tmp_path):
     assert [outcome.reason is None for outcome in outcomes] == [False, True, True]
 
 
-def test_one_source_model_is_in_one_hand(tmp_path):
-    """Two workers at once: the second job of a source waits, one of another source does not."""
 def test_a_worker_that_leaves_no_record_has_failed(tmp_path):
     one = job(tmp_path, DONE)
     one.record.unlink()
@@ -75,6 +73,8 @@ def test_a_worker_that_leaves_no_record_has_failed(tmp_path):
     assert outcome.reason == f"the worker left no record {one.record}; was the code edited?"
 
 
+def test_one_source_model_is_in_one_hand(tmp_path):
+    """Two workers at once: the second job of a source waits, one of another source does not."""
     diary = tmp_path / "diary"
 
     def write(seed, makes):
