@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Len
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sfdabench.core import registry, toml
 from sfdabench.core.errors import BadInput
@@ -23,26 +23,22 @@ from sfdabench.core.fields import NonNegative, Positive
 from sfdabench.core.files import atomic
 from sfdabench.core.near import unknown
 from sfdabench.store import labels, rows
+from sfdabench.store.labels import Fields
 
-Fields = dict[str, dict[str, Any]]  # method -> field -> value
 COLUMNS = (
     *("task", "method", "overrides", "source", "protocol", "class", "metric"),
     *("value", "tolerance", "seeds"),
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Scored(_Part):
+class Scored(toml.Part):
     """The scores that are kept of each run, class by class."""
 
     protocol: str
     metrics: Annotated[tuple[str, ...], Len(1)]
 
 
-class Rule(_Part):
+class Rule(toml.Part):
     """How far a score may move: max(deviations * standard deviation over seeds, floor)."""
 
     seeds: Annotated[int, Ge(2)]
@@ -55,7 +51,7 @@ class Rule(_Part):
         return max(self.deviations * statistics.stdev(values), self.floor[metric])
 
 
-class Listed(_Part):
+class Listed(toml.Part):
     """A method of a task's list; `name` tells two runs of one method apart."""
 
     method: str
@@ -68,7 +64,7 @@ class Listed(_Part):
         return self.name or self.method
 
 
-class Listing(_Part):
+class Listing(toml.Part):
     """The runs of a task; `source` overrides its source recipe for all of them."""
 
     name: str
@@ -76,7 +72,7 @@ class Listing(_Part):
     source: dict[str, Any] = {}
 
 
-class Claim(_Part):
+class Claim(toml.Part):
     """The score of `higher` exceeds that of `lower` by more than `margin`, and why it should."""
 
     task: str
@@ -93,7 +89,7 @@ class Claim(_Part):
         return f"{self.task}: {what} of {self.higher} above {self.lower}{gap} ({self.reason})"
 
 
-class Reference(_Part):
+class Reference(toml.Part):
     """The whole of reference.toml."""
 
     scores: Scored

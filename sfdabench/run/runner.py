@@ -27,6 +27,7 @@ from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.fields import plain
 from sfdabench.core.files import atomic, held
 from sfdabench.core.method import Method
+from sfdabench.core.needs import SETTINGS
 from sfdabench.core.progress import Progress
 from sfdabench.core.protocol import Protocol
 from sfdabench.core.seeding import seed_all
@@ -40,8 +41,8 @@ from sfdabench.prepare.planes import fit_label
 from sfdabench.run import guard
 from sfdabench.run.allocator import keep_freed_memory
 from sfdabench.run.plan import Run, Split
-from sfdabench.source import train as source
 from sfdabench.run.streams import stream
+from sfdabench.source import train as source
 from sfdabench.store import records
 
 SOURCE_INFO = ("selected_epoch", "validation_dice", "seconds")
@@ -184,7 +185,6 @@ class Execution:
             record["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.device)
         return record
 
-    def _identity(self) -> dict[str, Any]:
     def _outcome(self, record: dict[str, Any]) -> dict[str, Any]:
         """What the stages came to, or why they did not."""
         try:
@@ -200,6 +200,7 @@ class Execution:
             failure = {"status": "failed", "reason": _reason(error)}
             return found | failure | {"traceback": traceback.format_exc()}
 
+    def _identity(self) -> dict[str, Any]:
         run = self.run
         return {
             "schema": records.SCHEMA,
@@ -361,8 +362,8 @@ class Execution:
                     raise RunFailed(f"{name}: needs.online and an OnlineSegmenter go together")
                 if isinstance(deployed, OnlineSegmenter):  # it learns, so labels stay closed
                     seal(self._online, self._predict(deployed, test, deployed.batch_size))
-        return deployed.eval(), context
                     context.close("its pass over the test images")
+        return deployed.eval(), context
 
     def _predict(
         self, model: nn.Module, test: Stream, batch: int = PREDICTED_TOGETHER
@@ -472,8 +473,7 @@ def _audit(
 
 def _setting(chain: Sequence[tuple[str, Method]]) -> str:
     """The most demanding setting of a chain."""
-    order = ("none", "SFDA", "TTA", "UDA", "supervised")
-    return max((method.needs.setting for _, method in chain), key=order.index)
+    return max((method.needs.setting for _, method in chain), key=SETTINGS.index)
 
 
 def _reason(error: Exception) -> str:
