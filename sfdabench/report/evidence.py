@@ -10,6 +10,7 @@ from typing import Any
 
 from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark, Block, Column, Layout, Row
+from sfdabench.store import labels
 
 Record = Mapping[str, Any]
 
@@ -119,6 +120,26 @@ def clashes(done: Sequence[Record]) -> list[Clash]:
     return [clash for clash in found if len(clash.members) > 1]
 
 
+def settings(done: Sequence[Record]) -> list[Clash]:
+    """Runs that stand for one method and one label must share every field of it.
+
+    A record is labelled by what its user set; a default that has changed since shows in `fields`.
+    """
+    found = []
+    for method in dict.fromkeys(record["method"] for record in done):
+        runs = [record for record in done if record["method"] == method]
+        values = {r["path"]: dict(labels.flat(r["method"], r["fields"])) for r in runs}
+        names = dict.fromkeys(name for fields in values.values() for name in fields)
+        varied = [n for n in names if len({brief(f.get(n)) for f in values.values()}) > 1]
+        if varied:
+            members = _grouped(
+                (", ".join(f"{n}={labels.text(values[r['path']].get(n))}" for n in varied), r)
+                for r in runs
+            )
+            found.append(Clash("setting", f"settings of {method}", "", members))
+    return found
+
+
 def _grouped(pairs: Iterable[tuple[str, Record]]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for key, record in pairs:
@@ -161,7 +182,7 @@ def recorded_twice(found: Sequence[Record]) -> list[str]:
         f"seed {seed} is recorded {len(members)} times, the first with the protocol counts "
         f"({_few([r['path'] for r in members])})"
         for seed, members in by_seed(found).items()
-        if len(members) > 1 and not clashes(members)
+        if len(members) > 1 and not clashes(members) and not settings(members)
     ]
 
 
@@ -188,7 +209,7 @@ def gather(
     failed = tuple(r for r in found if r["status"] != "done" and r["seed"] not in seeds)
     unscored = any(isinstance(r.scores, Mapping) and protocol not in r.scores for r in runs)
     done = [record for members in seeds.values() for record in members]
-    mixed = clashes(done)
+    mixed = clashes(done) + settings([r for r in done if r["method"] == row.method])
     return Evidence(
         runs=tuple(runs),
         values={run.record["seed"]: _value(run, column, protocol) for run in runs},

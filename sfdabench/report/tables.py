@@ -329,6 +329,8 @@ def _compare(
         apart |= outside
         faults += mixed
     for (row, _), found in matched.items():
+        own = [record for record in found if record["status"] == "done"]
+        faults += [clash.fault(f"{where}, {row}") for clash in evidence.settings(own)]
         faults += [f"{where}, {row}: {fault}" for fault in evidence.recorded_twice(found)]
     return _Comparison(rows, matched, done, apart, tuple(dict.fromkeys(faults)))
 

@@ -27,13 +27,20 @@ def settings(overrides: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     )
 
 
+def flat(method: str, fields: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """(name, value) of each field as a label names it: in a chain each has its method."""
+    chain = method.split("+")
+    place = "{1}" if len(chain) == 1 else "{0}.{1}"
+    return tuple(
+        (place.format(part, name), value)
+        for part in chain
+        for name, value in sorted(fields.get(part, {}).items())
+    )
+
+
 def label(method: str, overrides: Mapping[str, Mapping[str, Any]]) -> str:
     """'cbmt alpha=0.5 ema=0.9'; in a chain each field has its method: 'adabn+cbmt cbmt.ema=0.9'."""
-    chain = method.split("+")
-    changes = settings({name: overrides.get(name, {}) for name in chain})
-    if len(chain) == 1:
-        changes = tuple(change.removeprefix(f"{method}.") for change in changes)
-    return " ".join([method, *changes])
+    return " ".join([method, *(f"{name}={text(v)}" for name, v in flat(method, overrides))])
 
 
 def split(name: str) -> tuple[str, tuple[str, ...]]:

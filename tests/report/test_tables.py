@@ -372,6 +372,18 @@ def test_one_seed_of_a_row_is_never_averaged_over_two(put, cells, keys, what, va
     assert found.verdict == f"not comparable (2 {what}: {values[0]}, {values[1]})"
 
 
+def test_seeds_of_other_settings_are_never_averaged(put, cells, results):
+    """A default that changed between two versions leaves records that are named alike."""
+    put("supervised", 0, disc=0.9)
+    put("supervised", 1, disc=0.5, fields={"supervised": {"epochs": 10}})
+    found = cells("cbmt-1", "Oracle [26]")["Disc Dice"]
+    assert (found.measured, found.measured_std) == (None, None)
+    assert found.verdict.startswith("not comparable (2 settings of supervised: epochs=")
+    (problem,) = tables.build("cbmt-1", results, folder=BENCHMARKS).problems
+    assert "cbmt-1, RIM-ONE-r3, Oracle [26]: 2 settings of supervised" in problem
+    assert "supervised/1.json" in problem
+
+
 def test_the_footer_names_every_source_model(put, results):
     put("cbmt", 0)
     put("adabn", 0, source_sha256="ff" * 32)
