@@ -176,18 +176,23 @@ def markdown(table: Table) -> str:
 
 
 def csv(table: Table) -> str:
-    """A row a line: published, measured, difference and verdict of each column side by side."""
+    """A row a line: published, measured, difference and verdict of each column side by side.
+
+    The last two columns say of each line with a measured value on what data it was measured.
+    """
     heads = ["block", "row", "run"]
     for column in table.columns:
         name = _head(column)
         heads += [name, f"{name} measured", f"{name} std", f"{name} difference"]
         heads += [f"{column.name} seeds", f"{column.name} verdict"]
-    rows = [
-        [section.name, line.name, line.run, *(part for cell in line.cells for part in _wide(cell))]
-        for section in table.sections
-        for line in section.lines
-    ]
-    return _csv(heads, rows)
+    rows = []
+    for section in table.sections:
+        for line in section.lines:
+            ran = any(cell.seeds for cell in line.cells)
+            kind = (table.data or "", table.profile or "") if ran else ("", "")
+            numbers = (part for cell in line.cells for part in _wide(cell))
+            rows.append([section.name, line.name, line.run, *numbers, *kind])
+    return _csv([*heads, "data", "profile"], rows)
 
 
 def _wide(cell: Cell) -> list[str]:

@@ -193,6 +193,11 @@ def test_a_wide_csv_sets_measured_beside_published(put, tmp_path):
         **{"Average Dice seeds": "1", "Average Dice verdict": "reproduced"},
     }
     assert (first["row"], first["run"]) == ("Source only", "source_only")
+    kinds = {
+        (row["row"] == "Source only", row["data"], row["profile"])
+        for row in csv.DictReader(io.StringIO(render.csv(built)))
+    }
+    assert kinds == {(True, "real", "paper"), (False, "", "")}
 
 
 @pytest.fixture
