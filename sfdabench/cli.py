@@ -597,11 +597,17 @@ def table(
     if every:
         if name is not None or out is None:
             raise BadInput("table --all: give no NAME, and --out DIR to write all tables to")
+        if fmt != "text":
+            raise BadInput(f"--format {fmt}: --all writes every format; leave it out")
         built, problems = tables.build_all(results, kind=kind, profile=profile)
         _write_tables(built, out, as_long)
     elif name is None:
         if out is not None:
             raise BadInput(f"--out {out}: name a table, or give --all for a folder of all tables")
+        if as_long or fmt != "text":
+            flag = "--long" if as_long else f"--format {fmt}"
+            raise BadInput(f"{flag}: name a table, or give --all --out DIR; without a name they "
+                           "are listed")  # fmt: skip
         found, problems = tables.summaries(results, kind=kind, profile=profile)
         for one in found:
             click.echo(f"{one.name}: {one.title}; {one.measured} of {one.cells} cells measured")
