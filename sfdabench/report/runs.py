@@ -16,7 +16,7 @@ from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.core.needs import SETTINGS
-from sfdabench.report.evidence import clashes
+from sfdabench.report.evidence import clashes, settings
 from sfdabench.store import labels, records
 
 Record = Mapping[str, Any]
@@ -40,6 +40,16 @@ class Variant:
     def seeds(self) -> tuple[int, ...]:
         """The seeds of `runs`."""
         return tuple(run["seed"] for run in self.runs)
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it learnt from target labels, which no user has."""
+        return self.runs[0].get("setting") == "supervised"
+
+    @property
+    def name(self) -> str:
+        """What a figure calls it."""
+        return f"{self.label} (oracle)" if self.oracle else self.label
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,9 @@ class Comparison:
         for variant in self.variants:
             if variant.label == label:
                 return variant
+        for part in labels.split(label)[0].split("+"):
+            if part not in registry.names("methods"):
+                raise BadInput(unknown("method", part, registry.names("methods")))
         recorded = ", ".join(f"'{variant.label}'" for variant in self.variants)
         raise BadInput(
             f"{self.results}: no finished run '{label}' of {self.task} ({self.data} data, "
@@ -111,19 +124,23 @@ def compare(
     kind: str | None = None,
     profile: str | None = None,
     protocol: str | None = None,
+    example: str = "source_only",
 ) -> Comparison:
     """The finished runs below `results` on a task, by variant.
 
     task: may be None where the folder holds one task only. kind, profile: needed where it holds
-    several. protocol: of two records of one run, one that was scored by it counts.
+    several. protocol: of two records of one run, one that was scored by it counts. example: the
+    label of a run to advise where there is none.
     Raises Absent where there is nothing to show, BadInput where kinds are mixed, or runs of one
-    seed do not share source model and data, or any two the source recipe.
+    seed do not share source model and data, any two the source recipe, or the seeds of a variant
+    its fields.
     """
+    method, changes = labels.split(example)
+    advice = f"make one: {command(task or 'refuge2rimone', method, changes, results)}"
     if not results.is_dir():
-        made = command(task or "refuge2rimone", "cbmt", (), results)
-        raise BadInput(f"--results {results}: no such folder; `{made}` makes it")
+        raise BadInput(f"--results {results}: no such folder, so no run; {advice}")
     everything, problems = records.read_all(results)
-    task = _task(results, task, {record["task"] for record in everything})
+    task = _task(results, task, {record["task"] for record in everything}, advice)
     found: Sequence[Record] = [record for record in everything if record["task"] == task]
     found = _one(found, "data", "--kind", kind, f"{results}, {task}")
     found = _one(found, "profile", "--profile", profile, f"{results}, {task}")
@@ -139,7 +156,8 @@ def compare(
     runs = [record for by_seed in variants.values() for record in by_seed.values()]
     if not runs:
         raise Absent(f"{results}: no run of {task} is finished; {'; '.join(problems)}")
-    for clash in clashes(runs):
+    unlike = [clash for by_seed in variants.values() for clash in settings([*by_seed.values()])]
+    for clash in [*clashes(runs), *unlike]:
         raise BadInput(clash.fault(f"{results}, {task}"))
     return Comparison(
         results,
@@ -154,10 +172,12 @@ def compare(
     )
 
 
-def _task(results: Path, task: str | None, recorded: set[str]) -> str:
+def _task(results: Path, task: str | None, recorded: set[str], advice: str) -> str:
     """The task to show; named, or the only one."""
     listed = ", ".join(sorted(recorded)) or "none"
     if task is None:
+        if not recorded:
+            raise Absent(f"{results}: holds no record that can be read; {advice}")
         if len(recorded) != 1:
             raise BadInput(f"{results}: holds records of these tasks: {listed}; add --task NAME")
         return recorded.pop()
@@ -166,10 +186,7 @@ def _task(results: Path, task: str | None, recorded: set[str]) -> str:
         known = registry.names("tasks")
         if task not in known:
             raise BadInput(f"--task {task}: {unknown('task', task, known)}")
-        raise Absent(
-            f"{results}: no record of task {task} (recorded: {listed}); make one: "
-            f"{command(task, 'cbmt', (), results)}"
-        )
+        raise Absent(f"{results}: no record of task {task} (recorded: {listed}); {advice}")
     return task
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ ALLOWED: dict[Kind, frozenset[str]] = {
     "tsne": frozenset({"methods", "seed", "data", "device"}),
 }
 FLAGS = {"table": "TABLE", "methods": "--method"}
+COLUMNS = 8  # of a grid: more are too small on a page
+LONGEST = 120  # characters of a file's name, without its suffix
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def plot(asked: Request, progress: Progress) -> list[Path]:
         figure, name = _bars(asked, progress)
     else:
         task = asked.task or entry.task
-        compared = _compared(asked, task, asked.protocol or entry.protocol)
+        example = next(iter(asked.methods or entry.methods), "source_only")
+        compared = _compared(asked, task, asked.protocol or entry.protocol, example)
         for problem in compared.problems:
             progress.say(problem)
         if entry.kind == "grid" and compared.data == "real":
@@ -71,11 +76,34 @@ def plot(asked: Request, progress: Progress) -> list[Path]:
         figure = DRAWN[entry.kind](asked, entry, compared, progress)
         usual = compared.task == entry.task
         name = asked.figure if usual else f"{asked.figure}-{compared.task}"
-    return style.save(figure, out, name)
+    return style.save(figure, out, _file_name(asked, name))
 
 
-def _compared(asked: Request, task: str | None, protocol: str) -> Comparison:
-    return compare(asked.results, task, kind=asked.kind, profile=asked.profile, protocol=protocol)
+def _file_name(asked: Request, subject: str) -> str:
+    """`subject`, and every choice that makes another figure of it, so that none replaces another.
+
+    A name too long for a file ends with a hash of itself.
+    """
+    chosen = (asked.field, asked.metric, asked.kind, asked.profile, *asked.methods)
+    more = [
+        asked.protocol and f"protocol {asked.protocol}",
+        asked.by and f"by {asked.by}",
+        None if asked.seed is None else f"seed {asked.seed}",
+    ]
+    name = re.sub(r"[^\w.+=-]+", "_", "-".join([subject, *filter(None, (*chosen, *more))]))
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{digest}"
+
+
+def _compared(asked: Request, task: str | None, protocol: str, example: str) -> Comparison:
+    return compare(
+        asked.results,
+        task,
+        kind=asked.kind,
+        profile=asked.profile,
+        protocol=protocol,
+        example=example,
+    )
 
 
 def _check_flags(asked: Request, entry: Entry) -> None:
@@ -135,7 +163,7 @@ def _sweep(asked: Request, entry: Entry, compared: Comparison, progress: Progres
 def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
     protocol, metric = asked.protocol or "strict", asked.metric or "dice"
     if asked.table is None:
-        compared = _compared(asked, asked.task, protocol)
+        compared = _compared(asked, asked.task, protocol, next(iter(asked.methods), "source_only"))
         for problem in compared.problems:
             progress.say(problem)
         parts, title = [compared.only(asked.methods)], "Score by method and class"
@@ -152,14 +180,14 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
     parts, absent = [], []
     for task in dict.fromkeys(task for task, _, _ in papers.cells(layout)):
         try:
-            compared = _compared(asked, task, protocol)
+            compared = _compared(asked, task, protocol, "source_only")
             parts.append(bars.rows_of_table(benchmark, layout, compared))
         except Absent as error:
             absent.append(str(error))
     if not parts:
         raise Absent("\n".join(absent))
-    for problem in [*absent, *(p for part in parts for p in part.problems)]:
-        progress.say(problem)
+    for problem in dict.fromkeys([*absent, *(p for part in parts for p in part.problems)]):
+        progress.say(problem)  # each once: every task reads the whole folder
     if len({(part.data, part.profile) for part in parts}) > 1:
         raise BadInput(f"{asked.table}: its tasks hold other kinds; add --kind and --profile")
     title = f"{benchmark.paper.venue}, {layout.title}"
@@ -169,7 +197,7 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
 def _weights_of(
     asked: Request, compared: Comparison, labels: list[str]
 ) -> tuple[int, dict[str, Path], Path | None]:
-    """The seed, each label's record of it, and the data; every weight is there."""
+    """The seed, each run's record of it by name, and the data; every weight is there."""
     if compared.data == "phantom" and asked.data is not None:
         raise BadInput("--data: these records are of the phantom; add --kind real, or leave it out")
     data = data_root(asked.data) if compared.data == "real" else None
@@ -180,9 +208,9 @@ def _weights_of(
     seed = shared[0] if asked.seed is None else asked.seed
     if seed not in shared:
         raise BadInput(f"--seed {seed}: all of {', '.join(labels)} have seed {shared}")
-    paths = {variant.label: compared.path(variant.runs[variant.seeds.index(seed)])
+    paths = {variant.name: compared.path(variant.runs[variant.seeds.index(seed)])
              for variant in variants}  # fmt: skip
-    for label, path in paths.items():
+    for label, path in zip(labels, paths.values(), strict=True):
         if not path.with_suffix(".safetensors").is_file():
             raise BadInput(
                 f"{path.with_suffix('.safetensors')}: the weights of this record are not beside "
@@ -216,21 +244,28 @@ def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress
         progress.say(f"{asked.figure}: {label} learnt while it predicted, left out")
     methods = [v.label for v in variants if v.label not in online]
     labels = list(dict.fromkeys(["source_only", *methods]))
+    if 2 + len(labels) > COLUMNS:
+        listed = ", ".join(f"'{label}'" for label in labels)
+        raise BadInput(
+            f"{asked.figure}: {len(labels)} runs, a page holds {COLUMNS - 2}; choose by --method "
+            f"among {listed}"
+        )
     seed, paths, data = _weights_of(asked, compared, labels)
     if asked.by not in (None, *labels):
         raise BadInput(f"--by {asked.by}: {unknown('run of this figure', asked.by or '', labels)}")
-    judge = compared.variant(asked.by or labels[-1])
+    shown_runs = compared.only(labels).variants
+    judge = compared.variant(asked.by or [v.label for v in shown_runs if not v.oracle][-1])
     cases = grid.choose(compared, judge, seed)
     shown, classes = pictures(paths, [*cases.values()], data, asked.device or "auto", progress)
-    dice = {label: grid.dice_by_case(compared, compared.variant(label), seed) for label in labels}
+    dice = {variant.name: grid.dice_by_case(compared, variant, seed) for variant in shown_runs}
     return grid.draw(
         dict(zip(cases, shown, strict=True)),
         dice,
         classes,
         [_title(entry), style.subject(compared.task, compared.data)],
         [
-            f"ranked among n = {len(dice[labels[-1]])} test cases by the strict Dice of "
-            f"{judge.label}, mean over what is scored, seed {seed}",
+            f"ranked among n = {len(dice[judge.name])} test cases by the strict Dice of "
+            f"{judge.name}, mean over what is scored, seed {seed}",
             "cut to what is outlined"
             + ("" if shown[0].plane is None else "; the plane with the largest reference area"),
         ],
@@ -246,9 +281,9 @@ def _tsne(asked: Request, entry: Entry, compared: Comparison, progress: Progress
         there = ", ".join(f"'{v.label}'" for v in others)
         raise BadInput(f"{asked.figure}: give one --method of those recorded: {there}")
     seed, paths, data = _weights_of(asked, compared, ["source_only", methods[0]])
-    found = features(paths, data, asked.device or "auto", progress)
+    before, after = features(paths, data, asked.device or "auto", progress).values()
     return tsne.draw(
-        {"before: source_only": found["source_only"], f"after: {methods[0]}": found[methods[0]]},
+        {"before: source_only": before, f"after: {compared.variant(methods[0]).name}": after},
         [_title(entry), style.subject(compared.task, compared.data)],
         ["logits of the test planes of each site", f"seed {seed}", entry.note],
     )

@@ -3,6 +3,8 @@
 import csv
 import json
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -237,15 +239,35 @@ def test_a_supervised_bound_may_learn_from_another_split(results, put):
 
 
 def test_nothing_to_show_names_the_command(results, put, tmp_path):
-    with pytest.raises(BadInput, match="no such folder; `sfdabench run --method cbmt"):
+    advice = "make one: sfdabench run --method {} --task {}"
+    with pytest.raises(BadInput, match="no such folder.*" + advice.format("source_only", TASK)):
         runs.compare(tmp_path / "absent", TASK)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="holds no record.*" + advice.format("source_only", TASK)):
+        runs.compare(tmp_path / "empty", None)
     put("cbmt", status="failed", reason="diverged")
     with pytest.raises(BadInput, match=r"is finished.*diverged"):
         runs.compare(results, TASK)
-    with pytest.raises(BadInput, match="make one: sfdabench run --method cbmt --task hgg2lgg"):
-        runs.compare(results, "hgg2lgg")
+    with pytest.raises(BadInput, match=advice.format("osuda", "hgg2lgg --set epochs=2 --out")):
+        runs.compare(results, "hgg2lgg", example="osuda epochs=2")
     with pytest.raises(BadInput, match="did you mean refuge2rimone"):
         runs.compare(results, "refuge2rimon")
+
+
+def test_seeds_of_other_settings_are_no_variant(results, put, draw):
+    put("supervised", 0)
+    put("supervised", 1, fields={"supervised": {"epochs": 40}})
+    put("supervised", 2)
+    why = "2 settings of supervised in one comparison .*epochs=3: .*0.json, .*4.json; epochs=40: "
+    with pytest.raises(BadInput, match=why):
+        draw("bars", task=TASK)
+
+
+def test_a_mistyped_method_gets_the_near_name_and_no_command(results, put):
+    put("cbmt")
+    with pytest.raises(BadInput, match="unknown method 'appl': did you mean apl") as error:
+        runs.compare(results, TASK).variant("adabn+appl ema=0.9")
+    assert "sfdabench run" not in str(error.value)
 
 
 # --- scores -----------------------------------------------------------------------------------
@@ -520,7 +542,7 @@ def test_bars_of_a_table_are_its_rows_in_its_order(put, draw, results):
         *(f"{TASK} (PHANTOM data, synthetic)", "refuge2drishti (PHANTOM data, synthetic)")
     ]
     assert not said
-    assert legend(figure) == ["source_only", "cbmt", "pseudo_label", "supervised"]
+    assert legend(figure) == ["source_only", "cbmt", "pseudo_label", "supervised (oracle)"]
     put("cbmt", task="refuge2drishti", data="real")
     with pytest.raises(BadInput, match="add --kind phantom or --kind real"):
         draw("bars", table="cbmt-1")
@@ -663,3 +685,28 @@ def test_curves_of_the_committed_records():
     compared = runs.compare(shipped("results") / "phantom", TASK)
     figure = curves.draw(compared.only(["mean_teacher", "cbmt"]), "cbmt", "t")
     assert len(line(figure, "cbmt").get_xdata()) == 21
+
+
+def test_no_figure_replaces_another():
+    """Each choice is in the file's name; a name stays one that a file may have."""
+    plain = Request("bars", Path("results"), task=TASK)
+    choices = [
+        {"metric": "assd"},
+        {"protocol": "cbmt"},
+        {"methods": ("cbmt",)},
+        {"methods": ("cbmt ema=0.9",)},
+        {"methods": ("cbmt", "tent")},
+        {"kind": "real"},
+        {"profile": "paper"},
+        {"field": "ema"},
+        {"by": "cbmt"},
+        {"seed": 0},
+        {"methods": tuple(f"cbmt ema=0.{n}" for n in range(40))},
+        {"methods": tuple(f"cbmt ema=0.{n}" for n in range(41))},
+    ]
+    names = [plotting._file_name(plain, "bars-x")]
+    names += [plotting._file_name(replace(plain, **chosen), "bars-x") for chosen in choices]
+    assert names[0] == "bars-x"
+    assert names[4] == "bars-x-cbmt_ema=0.9"
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) <= plotting.LONGEST

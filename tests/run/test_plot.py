@@ -11,6 +11,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
 from sfdabench.evaluate.metrics import compare
 from sfdabench.report.figures import style
+from sfdabench.run import plot as plotting
 from sfdabench.run.plan import resolve
 from sfdabench.run.plot import Request, plot
 
@@ -80,8 +81,9 @@ def dice_of(path, case):
 def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     from sfdabench.run.pictures import pictures
 
-    found = recorded("tiny", "source_only", "adabn", "tent_online")
+    found = recorded("tiny", "source_only", "adabn", "tent_online", "supervised")
     online = found.pop("tent_online").record_path
+    found.pop("supervised")
     paths = {label: run.record_path for label, run in found.items()}
     names = [case.id for case in found["adabn"].target_test.cases][:3]
     shown, classes = pictures(paths, names[::-1], None, "cpu", QUIET)
@@ -103,9 +105,9 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     assert [path.name for path in files] == ["grid-tiny.png", "grid-tiny.svg"]
     assert_not_blank(files[0])
     (figure,) = saved
-    titles = [axes.get_title() for axes in figure.axes[:4]]
-    assert titles == ["image", "reference", "source_only", "adabn"]
-    assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes[::4]] == [
+    titles = [axes.get_title() for axes in figure.axes[:5]]
+    assert titles == ["image", "reference", "source_only", "adabn", "supervised\n(oracle)"]
+    assert [axes.get_ylabel().split("\n")[0] for axes in figure.axes[::5]] == [
         *("best", "median", "worst")
     ]
     assert "PHANTOM" in figure.texts[0].get_text()
@@ -114,7 +116,7 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
         plot(Request("grid", tmp_path / "results", out=tmp_path, by="cbmt"), QUIET)
 
     unchosen = Request("tsne", tmp_path / "results", tmp_path)
-    with pytest.raises(BadInput, match=r"--method of those recorded: 'adabn'$"):
+    with pytest.raises(BadInput, match=r"--method of those recorded: 'adabn', 'supervised'$"):
         plot(unchosen, QUIET)
     for figure in ("grid", "tsne"):
         asked = dataclasses.replace(unchosen, figure=figure, methods=("tent_online",))
@@ -123,7 +125,7 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
 
     asked = Request("tsne", tmp_path / "results", tmp_path, methods=("adabn",), device="cpu")
     files = plot(asked, QUIET)
-    assert [path.name for path in files] == ["tsne-tiny.png", "tsne-tiny.svg"]
+    assert [path.name for path in files] == ["tsne-tiny-adabn.png", "tsne-tiny-adabn.svg"]
     assert_not_blank(files[0])
     figure = saved[-1]
     assert [axes.get_title() for axes in figure.axes] == ["before: source_only", "after: adabn"]
@@ -132,6 +134,15 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     counts = [len(drawn.get_offsets()) for drawn in figure.axes[0].collections]
     run = found["adabn"]
     assert counts == [len(run.source_test[0].cases), len(run.target_test.cases)]
+
+
+def test_a_grid_too_wide_for_a_page_asks_for_a_choice(recorded, monkeypatch, tmp_path):
+    recorded("tiny", "source_only", "adabn", "supervised")
+    monkeypatch.setattr(plotting, "COLUMNS", 4)
+    asked = Request("grid", tmp_path / "results", out=tmp_path / "figures", device="cpu")
+    listed = "3 runs, a page holds 2; choose by --method among 'source_only', 'adabn', 'superv"
+    with pytest.raises(BadInput, match=listed):
+        plot(asked, QUIET)
 
 
 def test_a_volume_shows_the_plane_with_most_reference(recorded):

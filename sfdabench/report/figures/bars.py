@@ -55,7 +55,7 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
     A case's score is its mean over seeds; cases that a protocol drops are left out of a mean.
     """
     fullest_first = sorted(parts, key=lambda part: -len(part.variants))  # it has the whole order
-    labels = list(dict.fromkeys(v.label for part in fullest_first for v in part.variants))
+    labels = list(dict.fromkeys(v.name for part in fullest_first for v in part.variants))
     ink = dict(zip(labels, style.inks(len(labels)), strict=True))
     drawn = [_bars(part, protocol, metric) for part in parts]
     unit = _unit(parts, protocol, metric)
@@ -107,15 +107,15 @@ def _unit(parts: Sequence[Comparison], protocol: str, metric: str) -> str:
 
 
 def _bars(part: Comparison, protocol: str, metric: str) -> dict[str, dict[str, Bar]]:
-    """Label -> class -> bar."""
+    """A variant's name -> class -> bar."""
     found: dict[str, dict[str, Bar]] = {}
     for variant in part.variants:
         by_seed = [scores.by_case(part.path(run), protocol, metric) for run in variant.runs]
-        found[variant.label] = {}
+        found[variant.name] = {}
         for name in by_seed[0]:
             known = [[one[name].get(case) for one in by_seed] for case in by_seed[0][name]]
             kept = [[v for v in values if v is not None] for values in known]
-            found[variant.label][name] = interval([sum(v) / len(v) for v in kept if v])
+            found[variant.name][name] = interval([sum(v) / len(v) for v in kept if v])
     return found
 
 

@@ -33,7 +33,7 @@ def draw(compared: Comparison, protocol: str, title: str, note: str = "") -> Fig
         labels = ", ".join(variant.label for variant in compared.variants)
         raise BadInput(
             f"{compared.results}, {compared.task}: {labels} has no epochs to draw; "
-            f"make a run that has: {compared.command('cbmt')}"
+            f"make a run that has: {compared.command('mean_teacher')}"
         )
     with style.styled():
         figure = style.blank(style.WIDTH, 3.2)
@@ -93,7 +93,7 @@ def _line(axes: Axes, variant: Variant, protocol: str, ink: style.Ink) -> None:
     if len(dice) > 1:
         low, high = dice.min(axis=0)[epochs], dice.max(axis=0)[epochs]
         axes.fill_between(epochs, low, high, color=ink.colour, alpha=0.15, linewidth=0)
-    axes.plot(epochs, mean[epochs], color=ink.colour, linestyle=ink.dash, label=variant.label,
+    axes.plot(epochs, mean[epochs], color=ink.colour, linestyle=ink.dash, label=variant.name,
               marker=ink.marker, markevery=[len(epochs) - 1], clip_on=False, zorder=4)  # fmt: skip
     if last > 1:
         size = 12 if best < last else 17
