@@ -132,7 +132,8 @@ def picture(name: str, compared: list[runs.Comparison]) -> None:
         moving = [v.label for v in variants_of(name, one) if all(r["audit"] for r in v.runs)]
         if moving:
             figure = curves.draw(one.only(moving[:3]), PROTOCOL, f"{name}: Dice by epoch")
-            style.save(figure, OUT, name)
+            png, _ = style.save(figure, OUT, name)
+            png.unlink()  # a page needs one of the two
             return
 
 
