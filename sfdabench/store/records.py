@@ -14,6 +14,7 @@ from sfdabench.core.files import atomic
 from sfdabench.store import rows
 
 SCHEMA = 1
+Score = tuple[str, str, str, str]  # protocol, model, class, metric
 CASE_COLUMNS = ("protocol", "model", "case", "class", "metric", "value", "undefined")
 REQUIRED = (
     *("schema", "status", "task", "method", "fields", "overrides", "seed", "profile", "data"),
@@ -49,18 +50,49 @@ def write_cases(path: Path, scores: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_cases(record: Path) -> list[dict[str, str]]:
-    """The rows that `write_cases` left beside a record.
+    """The rows that `write_cases` left beside a finished record.
 
-    Raises BadInput naming the file where it is missing or of other columns.
+    Raises BadInput naming the file where it is missing, of other columns, or holds another number
+    of scores than the record's means are over.
     """
+    path = record.with_suffix(".csv")
     try:
-        return [row for _, row in rows.read(record.with_suffix(".csv"), CASE_COLUMNS)]
+        found = [row for _, row in rows.read(path, CASE_COLUMNS)]
     except BadInput as error:
         raise BadInput(f"{error}; put the file back, or run again with --force") from error
+    if _counted(found) != _stated(read(record)):
+        raise BadInput(f"{path}: cut short, or not of the record beside it; run again with --force")
+    return found
+
+
+def _stated(record: Mapping[str, Any]) -> dict[Score, tuple[int, int]]:
+    """How many scores a record's means are over, and how many of its scores were undefined."""
+    models = {"deployed": record["scores"], "source_only": record["source_only"]["scores"]}
+    return {
+        (protocol, model, name, metric): (score["n"], score["undefined"])
+        for model, protocols in models.items()
+        for protocol, classes in protocols.items()
+        for name, metrics in classes.items()
+        for metric, score in metrics.items()
+    }
+
+
+def _counted(cases: Iterable[Mapping[str, str]]) -> dict[Score, tuple[int, int]]:
+    """The same of the rows of cases; one that ends before its last column does not count."""
+    found: dict[Score, tuple[int, int]] = {}
+    for row in cases:
+        if row["undefined"] not in ("0", "1"):
+            continue
+        key = (row["protocol"], row["model"], row["class"], row["metric"])
+        n, undefined = found.get(key, (0, 0))
+        found[key] = (n + (row["value"] != ""), undefined + (row["undefined"] == "1"))
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:
     """One record. Raises BadInput naming the file where it is cut short or of another schema."""
+    if path.suffix != ".json":
+        raise BadInput(f"{path}: a record ends in .json; give {path.with_suffix('.json')}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -85,13 +117,14 @@ def read_all(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """
     records, problems = [], []
     for path in sorted(out.rglob("*.json")):
-        if any(part.startswith(".") or part.endswith(".work") for part in path.parts):
+        inside = path.relative_to(out)
+        if any(part.startswith(".") or part.endswith(".work") for part in inside.parts):
             continue
         try:
             record = read(path)
         except BadInput as error:
             problems.append(str(error))
             continue
-        record["path"] = str(path.relative_to(out))
+        record["path"] = str(inside)
         records.append(record)
     return records, problems

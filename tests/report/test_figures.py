@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,20 @@ FIELDS = {
 SETTING = {"source_only": "none", "supervised": "supervised"}
 
 
-def means(dice):
+PROTOCOLS = ("strict", "cbmt")
+CASES = {name: {"a": 0.9, "b": 0.8, "c": 0.7} for name in ("cup", "disc")}
+
+
+def means(dice, cases=CASES):
     return {
-        protocol: {name: {"dice": {"mean": dice}} for name in ("cup", "disc")}
-        for protocol in ("strict", "cbmt")
+        protocol: {name: {"dice": {"mean": dice, **counts(of)}} for name, of in cases.items()}
+        for protocol in PROTOCOLS
     }
+
+
+def counts(by_case):
+    undefined = list(by_case.values()).count(None)
+    return {"n": len(by_case) - undefined, "undefined": undefined}
 
 
 @pytest.fixture
@@ -51,7 +61,8 @@ def put(results):
     """
 
     def write(method, seed=0, dice=(0.6, 0.8, 0.7), changes=None, cases=None, **keys):
-        changes = changes or {}
+        changes, cases = changes or {}, cases or CASES
+        unadapted = {name: dict.fromkeys(of, 0.1) for name, of in cases.items()}
         best = int(np.argmax(dice))
         audit = {
             "dice_by_epoch": {name: list(dice) for name in ("strict", "cbmt")},
@@ -66,8 +77,8 @@ def put(results):
             "fields": {method: FIELDS[method] | changes},
             "overrides": {method: changes},
             "cases": {"adapt": 9, "test": 3},
-            "scores": means(dice[-1]),
-            "source_only": {"scores": means(0.5 + seed / 10)},
+            "scores": means(dice[-1], cases),
+            "source_only": {"scores": means(0.5 + seed / 10, unadapted)},
             "audit": None if method == "source_only" else audit,
             **keys,
         }
@@ -75,15 +86,17 @@ def put(results):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{len(list(folder.iterdir()))}.json"
         path.write_text(json.dumps(record), encoding="utf-8")
-        cases = cases or {name: {"a": 0.9, "b": 0.8, "c": 0.7} for name in ("cup", "disc")}
         with path.with_suffix(".csv").open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(CASE_COLUMNS)
-            for class_, by_case in cases.items():
-                for case, value in by_case.items():
-                    text = "" if value is None else repr(value)
-                    rows.writerow(["strict", "deployed", case, class_, "dice", text, 0])
-                    rows.writerow(["strict", "source_only", case, class_, "dice", "0.1", 0])
+            for protocol, (model, scored) in product(
+                PROTOCOLS, {"source_only": unadapted, "deployed": cases}.items()
+            ):
+                for class_, by_case in scored.items():
+                    for case, value in by_case.items():
+                        row = [protocol, model, case, class_, "dice"]
+                        text = "" if value is None else repr(value)
+                        rows.writerow([*row, text, int(value is None)])
         return path
 
     return write
@@ -293,6 +306,14 @@ def test_cases_are_read_in_their_printed_unit(put):
     path.with_suffix(".csv").unlink()
     with pytest.raises(BadInput, match=r"\.csv: cannot be read .*--force"):
         scores.by_case(path, "strict", "dice")
+
+
+def test_cases_cut_short_are_not_drawn(put, draw):
+    path = put("cbmt")
+    file = path.with_suffix(".csv")
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(BadInput, match=rf"{file}: cut short.*--force"):
+        draw("bars")
 
 
 # --- style ------------------------------------------------------------------------------------
