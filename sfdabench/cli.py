@@ -757,7 +757,7 @@ def data_phantom(name: str, out: Path, seed: int) -> None:
 
     dataset = _dataset(name)
     check_writable(out, "--out")
-    if any(out.iterdir()):
+    if out.exists() and any(out.iterdir()):
         raise BadInput(f"--out {out}: not empty; name a new folder")
     dataset.phantom(out, seed)
     click.echo(f"{len(dataset.cases(out))} synthetic cases of {name} in {out}")

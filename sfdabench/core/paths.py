@@ -36,16 +36,17 @@ def data_root(flag: Path | None) -> Path | None:
     return root.resolve()
 
 
-def check_writable(folder: Path, flag: str, need_bytes: int = 0) -> None:
-    """Make `folder` and write to it, before anything is computed.
+def check_writable(folder: Path, flag: str, need_bytes: int = 0) -> int:
+    """Bytes free where `folder` is or could be made; nothing is left there, not even the folder.
 
     Raises BadInput naming `flag` where it cannot be written or has too little room.
     """
     import shutil
 
+    # A broken link counts as there: no folder can be made in its place.
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
+        with tempfile.TemporaryFile(dir=there) as probe:
             probe.write(b"0" * 4096)
             probe.flush()
             os.fsync(probe.fileno())
@@ -53,12 +54,13 @@ def check_writable(folder: Path, flag: str, need_bytes: int = 0) -> None:
         raise BadInput(
             f"{flag} {folder}: cannot be written ({error.strerror}); name another"
         ) from error
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(there).free
     if free < need_bytes:
         raise BadInput(
             f"{flag} {folder}: {free / 2**20:.0f} MiB free, about {need_bytes / 2**20:.0f} MiB "
             "needed; free some or name another folder"
         )
+    return free
 
 
 def checkout() -> Path | None:

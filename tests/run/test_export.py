@@ -110,6 +110,21 @@ def test_a_record_of_other_files_is_refused(tmp_path):
         export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
 
 
+def test_what_is_refused_makes_no_folder(tmp_path, sfdabench):
+    record = tmp_path / "r.json"
+    record.write_text("{}")
+    record.with_suffix(".csv").write_text("")
+    masks = tmp_path / "masks"
+    for given, message in (
+        (record, "not a record of sfdabench"),
+        (record.with_suffix(".csv"), f"give {record}"),
+    ):
+        code, _, err = sfdabench("predict", "--record", given, "--out", masks)
+        assert code == 2
+        assert message in err
+    assert not masks.exists()
+
+
 def test_a_failed_run_has_no_masks(tmp_path):
     from sfdabench.run.export import export
 
