@@ -211,6 +211,23 @@ def test_doctor(sfdabench, monkeypatch, tmp_path):
     code, out, _ = sfdabench("doctor")
     assert code == 1
     assert "PROBLEM: SFDABENCH_DATA" in out
+    assert "tasks run on phantoms" not in out
+
+
+def test_doctor_names_the_first_fault_and_what_is_absent(sfdabench, monkeypatch, tmp_path):
+    code, *_ = sfdabench("data", "phantom", "tiny_target", "--out", tmp_path)
+    assert code == 0
+    image = min(tmp_path.rglob("Images/*.png"))
+    image.unlink()
+    monkeypatch.setenv("SFDABENCH_DATA", str(tmp_path))
+    code, out, _ = sfdabench("doctor")
+    assert code == 0
+    (broken,) = [line for line in out.splitlines() if line.startswith("data: tiny_target cannot")]
+    assert image.stem in broken
+    assert broken.endswith("`sfdabench data verify tiny_target` lists all")
+    (absent,) = [line for line in out.splitlines() if line.startswith("data absent: ")]
+    assert {"brats2018", "chaos", "scgm"} <= set(absent.removeprefix("data absent: ").split(", "))
+    assert "brats2018" not in out.replace(absent, "")
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
 from pathlib import Path
 
 from sfdabench import __version__
-from sfdabench.core.errors import BadInput
+from sfdabench.core.errors import AbsentData, BadInput
 from sfdabench.core.paths import cache_root, check_writable, data_root
 
 LIBRARIES = ("torch", "numpy", "scipy", "pillow", "nibabel", "pydantic", "safetensors")
@@ -37,26 +36,37 @@ def examine() -> tuple[list[str], bool]:
     lines.append(f"freed memory: {kept}")
     cache = cache_root()
     try:
-        check_writable(cache, "SFDABENCH_CACHE")
-        free_gib = shutil.disk_usage(cache).free / 2**30
-        lines.append(f"cache: {cache}, {free_gib:.0f} GiB free")
+        free = check_writable(cache, "SFDABENCH_CACHE")
+        lines.append(f"cache: {cache}, {free / 2**30:.0f} GiB free")
     except BadInput as error:
         healthy = False
         lines.append(f"PROBLEM: {error}")
     try:
-        root: Path | None = data_root(None)
+        root = data_root(None)
+        none = "data: none configured (SFDABENCH_DATA or --data); tasks run on phantoms"
+        lines += [none] if root is None else _data(root)
     except BadInput as error:
-        healthy, root = False, None
+        healthy = False
         lines.append(f"PROBLEM: {error}")
-    if root is None:
-        lines.append("data: none configured (SFDABENCH_DATA or --data); tasks run on phantoms")
-    else:
-        for name in registry.names("datasets"):
-            try:
-                count = len(registry.load("datasets", name)().cases(root))
-                lines.append(f"data: {name}, {count} cases in {root}")
-            except BadInput as error:
-                lines.append(f"data: {name} cannot be used: {str(error).splitlines()[0]}")
     counts = ", ".join(f"{len(registry.names(kind))} {kind}" for kind in registry.FOLDERS)
     lines.append(f"entries: {counts}")
     return lines, healthy
+
+
+def _data(root: Path) -> list[str]:
+    """A line on each data set under `root`, those that are not there on one."""
+    from sfdabench.core import registry
+
+    lines, absent = [], []
+    for name in registry.names("datasets"):
+        try:
+            count = len(registry.load("datasets", name)().cases(root))
+            lines.append(f"data: {name}, {count} cases in {root}")
+        except AbsentData:
+            absent.append(name)
+        except BadInput as error:
+            first = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            lines.append(
+                f"data: {name} cannot be used: {first}; `sfdabench data verify {name}` lists all"
+            )
+    return [*lines, f"data absent: {', '.join(absent)}"] if absent else lines
