@@ -27,7 +27,7 @@ from sfdabench.run.workers import Flags, Job, Outcome
 from sfdabench.store import labels, records
 from sfdabench.store.labels import Fields
 
-State = Literal["found", "failed", "to run"]
+State = Literal["found", "failed", "unreadable", "to run"]
 Record = Mapping[str, Any]
 
 
@@ -53,8 +53,8 @@ class Wanted:
 class Planned:
     """One run of the sweep.
 
-    reason: of its failed record. seconds: what a run "to run" will take, None where no record
-        tells.
+    reason: of its failed record, or why that cannot be read: the file may be someone else's, so
+        the run is not begun. seconds: what a run "to run" will take, None where no record tells.
     """
 
     run: Run
@@ -255,10 +255,13 @@ def _in_order(
 
 
 def state_of(run: Run) -> tuple[State, str | None]:
-    """Whether its record exists, and the reason of a failed one."""
+    """Whether its record exists, and the reason of one that is failed or cannot be read."""
     if not run.record_path.exists():
         return "to run", None
-    record = records.read(run.record_path)
+    try:
+        record = records.read(run.record_path)
+    except BadInput as error:
+        return "unreadable", str(error)
     return ("found", None) if record["status"] == "done" else ("failed", record["reason"])
 
 
@@ -303,7 +306,8 @@ def _work(fields: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Any]
 def results(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """What a sweep came to: its counts, its runs, and what was skipped, as JSON types.
 
-    A run is done, found, failed or not run; what was skipped counts as not run.
+    A run is done, found, failed or not run; one whose record cannot be read counts as failed, what
+    was skipped as not run.
     """
     ended = {outcome.job: outcome for outcome in outcomes}
     runs = [_result(one, ended.get(one.job)) for one in sweep.planned]
@@ -316,7 +320,7 @@ def results(sweep: Sweep, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def _result(one: Planned, outcome: Outcome | None) -> dict[str, Any]:
-    state: str = "not run" if one.state == "to run" else one.state
+    state: str = {"to run": "not run", "unreadable": "failed"}.get(one.state, one.state)
     reason, seconds = one.reason, None
     if outcome is not None:
         reason, seconds = outcome.reason, outcome.seconds

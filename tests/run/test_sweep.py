@@ -276,6 +276,27 @@ def test_failures_are_recorded_kept_and_retried(mini, tell, sfdabench):
     assert "0 to run" in err
 
 
+@pytest.mark.parametrize("text", ['{"schema": 1', '{"not": "ours"}'])
+def test_a_file_in_the_place_of_a_record_stops_that_run_only(mini, tell, sfdabench, text):
+    foreign = make(mini, seeds=1).planned[0].run.record_path
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text(text)
+    out = mini.parent / "out"
+    command = ("sweep", mini, "--task", "tiny", "--seeds", 1, "--out", out, "--device", "cpu")
+    code, shown, err = sfdabench(*command, "--dry-run")
+    assert code == 0
+    assert "unreadable" in shown
+    assert f"{foreign}: not a " in err
+    assert "4 to run" in err
+    code, shown, _ = sfdabench(*command, "--retry-failed", "--json")
+    assert code == 1
+    assert counts(shown) == {"done": 4, "found": 0, "failed": 1, "not run": 1}
+    code, shown, _ = sfdabench(*command)
+    assert code == 1
+    assert f"failed adabn on tiny, seed 0: {foreign}: not a " in shown
+    assert foreign.read_text() == text
+
+
 def test_a_dry_run_starts_nothing(mini, tell, sfdabench):
     out = mini.parent / "out"
     code, text, err = sfdabench("sweep", mini, "--task", "tiny", "--dry-run", "--out", out)
