@@ -290,19 +290,21 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
     from sfdabench.report import units
 
     label = "PHANTOM" if record["data"] == "phantom" else "real"
-    table = Table(title=f"{record['method']} on {record['task']} ({label} data)")
-    for column in ("protocol", "class", "metric"):
-        table.add_column(column)
-    for column in ("source only", record["method"], "change", "undefined"):
-        table.add_column(column, justify="right")
+    click.echo(f"{record['method']} on {record['task']} ({label} data)")
     before = record["source_only"]["scores"]
+    console = Console(width=max(80, Console().width))
     for protocol, classes in record["scores"].items():
+        # One table a protocol, without the method's name: a terminal has 80 columns.
+        table = Table(title=f"protocol {protocol}", title_justify="left")
+        for column in ("class", "metric"):
+            table.add_column(column, overflow="fold")
+        for column in ("source only", "adapted", "change", "undefined"):
+            table.add_column(column, justify="right")
         for name, metrics in classes.items():
             for metric, value in metrics.items():
                 old, new = before[protocol][name][metric]["mean"], value["mean"]
                 scale = units.scale(metric)
                 table.add_row(
-                    protocol,
                     name,
                     f"{metric} {units.unit(metric, protocol, record['spacing_unit'])}",
                     "-" if old is None else f"{old * scale:.2f}",
@@ -310,8 +312,7 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
                     "-" if None in (old, new) else f"{(new - old) * scale:+.2f}",
                     str(value["undefined"]),
                 )
-        table.add_section()
-    Console(width=max(80, Console().width)).print(table)
+        console.print(table)
     audit = record["audit"]
     if audit:
         for protocol, gap in audit["gap"].items():
@@ -507,7 +508,8 @@ def _print_regression(found: Regression) -> None:
 def predict(record: Path, out: Path, data: Path | None, device: str) -> None:
     """Write the masks of a finished run over the original images (NIfTI, PNG).
 
-    --out gets predictions/ and references/, which `sfdabench score` compares.
+    Masks are those of protocol strict, whatever others the record holds. --out gets predictions/
+    and references/; `sfdabench score --protocol strict` on them repeats the record.
     """
     from sfdabench.core.paths import check_writable
     from sfdabench.core.progress import Progress
