@@ -19,7 +19,14 @@ import numpy as np
 from sfdabench.core.dataset import Card, Case, Dataset, Scan
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.near import unknown
-from sfdabench.datasets._files import empty_splits, few, label_files, only, places
+from sfdabench.datasets._files import (
+    empty_splits,
+    few,
+    label_files,
+    only,
+    places,
+    same_scan_twice,
+)
 from sfdabench.datasets._volumes import (
     canonical,
     canonical_spacing,
@@ -120,6 +127,7 @@ or <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz (2023 onward), likewise
         scan.faults += _in_both(graded)
         for grade, folders in graded.items():
             scan.cases += _cases(grade, folders, scan)
+        scan.faults += same_scan_twice(scan.cases)
         scan.faults += empty_splits(
             scan,
             self.counts["2018"],

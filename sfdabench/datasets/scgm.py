@@ -11,7 +11,15 @@ import numpy as np
 
 from sfdabench.core.dataset import Card, Case, Dataset, Scan
 from sfdabench.core.errors import DataFault
-from sfdabench.datasets._files import empty_splits, few, label_files, only, places, twice
+from sfdabench.datasets._files import (
+    empty_splits,
+    few,
+    label_files,
+    only,
+    places,
+    same_scan_twice,
+    twice,
+)
 from sfdabench.datasets._volumes import (
     canonical,
     original,
@@ -63,6 +71,7 @@ site{1,2,3,4}-sc{01..10}-levels.txt                  (not read)
                 scan.faults.append(f"{parts[site, subject, rater]}: mask without image")
             elif not rater:
                 scan.cases += _case(parts, site, subject, scan)
+        scan.faults += same_scan_twice(scan.cases)
         scan.faults += empty_splits(scan, self.counts["challenge"], base)
         return scan
 

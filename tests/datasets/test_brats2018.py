@@ -136,9 +136,34 @@ def test_visits_of_a_patient_share_a_split(dataset: BraTS2018, tree: Path) -> No
     new = Path(shutil.copytree(old, old.with_name("Brats18_LGG_04_2")))
     for path in new.iterdir():
         path.rename(new / path.name.replace("04_1_", "04_2_"))
+    change(new / "Brats18_LGG_04_2_t1.nii.gz", lambda a: a + (a > 0))  # another scan of hers
     after = {case.id: case.split for case in dataset.cases(tree)}
     assert after.pop("Brats18_LGG_04_2") == before["Brats18_LGG_04_1"] == "lgg-a-test"
     assert after == before
+
+
+@pytest.mark.parametrize("grade", ["HGG", "LGG"])
+def test_one_scan_under_two_names(grade: str, tree: Path) -> None:
+    """A copy, in the same grade or as a patient of source and target."""
+    old = tree / "HGG" / "Brats18_HGG_03_1"
+    name = f"Brats18_{grade}_99_1"
+    new = Path(shutil.copytree(old, tree / grade / name))
+    for path in new.iterdir():
+        path.rename(new / path.name.replace(old.name, name))
+    found = fault(tree)
+    assert f"{name}_t1.nii.gz: the same scan as" in found
+    assert f"{old.name}_t1.nii.gz; one patient may count once only" in found
+
+
+def test_scans_that_differ_in_a_voxel_are_two(tree: Path) -> None:
+    """Uncompressed, they are of one size, and agree in their middle."""
+    for i in (0, 1):
+        path = tree / "HGG" / f"Brats18_HGG_0{i}_1" / f"Brats18_HGG_0{i}_1_t1.nii.gz"
+        flat = np.zeros(read_nifti(path)[0].shape, np.int16)
+        flat[0, 0, 0] = i
+        write_nifti(path.with_suffix(""), flat, read_nifti(path)[1])
+        path.unlink()
+    assert not BraTS2018().scan(tree).faults
 
 
 @pytest.mark.parametrize("place", [".", "BraTS2018", "MICCAI_BraTS_2018_Data_Training"])
@@ -302,6 +327,7 @@ def test_a_patient_of_both_grades(visit: int, dataset: BraTS2018, tree: Path) ->
     new = Path(shutil.copytree(old, tree / "LGG" / name))
     for path in new.iterdir():
         path.rename(new / path.name.replace(old.name, name))
+    change(new / f"{name}_t1.nii.gz", lambda a: a + (a > 0))  # another scan of hers
     message = fault(tree)
     assert message.startswith(f"{new}: patient 'Brats18_HGG_00' twice, also {old}")
 

@@ -234,3 +234,10 @@ def test_broken_files(content: bytes | None, dataset: SCGM, tree: Path) -> None:
 def test_official_numbers() -> None:
     assert sum(SCGM.counts["challenge"].values()) == 80
     assert Counter(SCGM.counts["challenge"].values()) == {10: 8}
+
+
+def test_one_scan_as_two_subjects(tree: Path) -> None:
+    """A copy of a test subject among those to adapt on leaks."""
+    old, new = (next(tree.rglob(f"site3-sc{n}-image.nii.gz")) for n in ("01", "11"))
+    shutil.copy(old, new)
+    assert f"{new}: the same scan as {old}" in fault(tree)
