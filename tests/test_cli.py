@@ -33,7 +33,10 @@ PLUGINS = Path(__file__).parent / "plugins"
         (["show", "cbmtt"], "did you mean cbmt"),
         (["table", "cbmt-9"], "did you mean cbmt-"),
         (["plot", "curve"], "did you mean curves"),
-        (["plot", "curves", "--results", "/absent"], "no such folder, so no run; make one: sfdabench run"),
+        (
+            ["plot", "curves", "--results", "/absent"],
+            "no such folder, so no run; make one: sfdabench run",
+        ),
         (["check", "cbmtt"], "did you mean cbmt"),
         (["data", "describe", "refug"], "did you mean refuge"),
         (["data", "verify", "refuge"], "--data DIR"),
