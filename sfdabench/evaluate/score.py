@@ -59,8 +59,9 @@ def score_pair(
     for metric in protocol.metrics:
         value, undefined = getattr(outcome, metric), metric in outcome.undefined
         if metric == "dice" and protocol.smoothing:
-            shared = np.count_nonzero(prediction & reference)
-            total = np.count_nonzero(prediction) + np.count_nonzero(reference)
+            # numpy's own numbers are written to a file as "np.float64(...)"
+            shared = int(np.count_nonzero(prediction & reference))
+            total = int(np.count_nonzero(prediction)) + int(np.count_nonzero(reference))
             value = (2 * shared + protocol.smoothing) / (total + protocol.smoothing)
             undefined = False
         if undefined:

@@ -39,6 +39,14 @@ def test_cbmt_drops_undefined_distances_and_smooths_dice():
     assert score_pair(SQUARE, SQUARE, CBMT)["dice"] == (1.0, False)
 
 
+@pytest.mark.parametrize("name", registry.names("protocols"))
+def test_scores_are_plain_numbers(name):
+    """Not numpy's, which csv writes as np.float64(...)."""
+    for prediction in (np.roll(SQUARE, 3, axis=1), NOTHING):
+        scores = score_pair(prediction, SQUARE, registry.load("protocols", name))
+        assert {type(value) for value, _ in scores.values()} <= {float, type(None)}
+
+
 def test_cbmt_ignores_spacing():
     shifted = np.roll(SQUARE, 3, axis=1)
     assert score_pair(shifted, SQUARE, CBMT, (9.0, 9.0)) == score_pair(shifted, SQUARE, CBMT)

@@ -41,7 +41,8 @@ def unadapted(runs: Iterable[Record], protocol: str) -> float:
 def by_case(path: Path, protocol: str, metric: str, model: str = "deployed") -> Cases:
     """Scores beside the record at `path`, in their printed unit.
 
-    Raises BadInput where the file is missing or holds no such protocol or metric.
+    Raises BadInput where the file is missing, holds no such protocol or metric, or text for a
+    number.
     """
     rows, where = records.read_cases(path), path.with_suffix(".csv")
     for column, wanted in (("protocol", protocol), ("model", model), ("metric", metric)):
@@ -51,6 +52,12 @@ def by_case(path: Path, protocol: str, metric: str, model: str = "deployed") -> 
         rows = [row for row in rows if row[column] == wanted]
     found: Cases = {}
     for row in rows:
-        value = float(row["value"]) * scale(metric) if row["value"] else None
+        try:
+            value = float(row["value"]) * scale(metric) if row["value"] else None
+        except ValueError:
+            raise BadInput(
+                f"{where}: {row['case']}, {row['class']}, {metric}: '{row['value']}' is no number; "
+                "run again with --force"
+            ) from None
         found.setdefault(row["class"], {})[row["case"]] = value
     return found
