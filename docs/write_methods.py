@@ -31,7 +31,7 @@ def comparisons(results: Path) -> tuple[list[runs.Comparison], list[str]]:
         if not (results / task).is_dir():
             continue
         try:
-            found.append(runs.compare(results, task, protocol=PROTOCOL))
+            found.append(runs.compare(results, task, protocol=PROTOCOL).only([]))
         except BadInput as error:
             problems.append(str(error))
         else:

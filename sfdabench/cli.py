@@ -681,9 +681,14 @@ def _write_text(path: Path, text: str) -> None:
 def plot(figure: str | None, table_name: str | None, **flags: Any) -> None:
     """Draw a figure from the records, as PNG and SVG.
 
-    Without FIGURE: all figures. TABLE is for bars only.
+    Without FIGURE: the names of all figures. TABLE is for bars only.
     """
     if figure is None:
+        usual = {param.name: param.default for param in click.get_current_context().command.params}
+        for name, value in flags.items():
+            if value not in (None, (), usual[name]):
+                flag = {"methods": "method"}.get(name, name)
+                raise BadInput(f"--{flag}: name a figure; without one they are listed")
         from sfdabench.report.figures.catalogue import FIGURES
 
         for name, entry in FIGURES.items():

@@ -33,6 +33,7 @@ PLUGINS = Path(__file__).parent / "plugins"
         (["show", "cbmtt"], "did you mean cbmt"),
         (["table", "cbmt-9"], "did you mean cbmt-"),
         (["plot", "curve"], "did you mean curves"),
+        (["plot", "--out", "x"], "--out: name a figure; without one they are listed"),
         (
             ["plot", "curves", "--results", "/absent"],
             "no such folder, so no run; make one: sfdabench run",

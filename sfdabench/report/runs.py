@@ -54,7 +54,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants that may be set side by side; `problems` names records that could not be used."""
+    """What was run on a task; `problems` names records that could not be used.
+
+    `only` says which of it may be set side by side.
+    """
 
     results: Path
     task: str
@@ -85,9 +88,16 @@ class Comparison:
         )
 
     def only(self, labels: Sequence[str]) -> Comparison:
-        """The variants of these labels, in their order; all of them where none is named."""
-        chosen = tuple(self.variant(label) for label in labels)
-        return replace(self, variants=chosen or self.variants)
+        """The variants of these labels, in their order; all of them where none is named.
+
+        Raises BadInput where runs of one seed do not share source model and data, any two the
+        source recipe, or the seeds of a variant its fields.
+        """
+        chosen = tuple(self.variant(label) for label in labels) or self.variants
+        unlike = [clash for variant in chosen for clash in settings(variant.runs)]
+        for clash in [*clashes([run for variant in chosen for run in variant.runs]), *unlike]:
+            raise BadInput(clash.fault(f"{self.results}, {self.task}"))
+        return replace(self, variants=chosen)
 
     def command(self, label: str) -> str:
         """The command that makes a run of this label that may stand in this comparison."""
@@ -131,9 +141,7 @@ def compare(
     task: may be None where the folder holds one task only. kind, profile: needed where it holds
     several. protocol: of two records of one run, one that was scored by it counts. example: the
     label of a run to advise where there is none.
-    Raises Absent where there is nothing to show, BadInput where kinds are mixed, or runs of one
-    seed do not share source model and data, any two the source recipe, or the seeds of a variant
-    its fields.
+    Raises Absent where there is nothing to show, BadInput where kinds are mixed.
     """
     method, changes = labels.split(example)
     advice = f"make one: {command(task or 'refuge2rimone', method, changes, results)}"
@@ -156,9 +164,6 @@ def compare(
     runs = [record for by_seed in variants.values() for record in by_seed.values()]
     if not runs:
         raise Absent(f"{results}: no run of {task} is finished; {'; '.join(problems)}")
-    unlike = [clash for by_seed in variants.values() for clash in settings([*by_seed.values()])]
-    for clash in [*clashes(runs), *unlike]:
-        raise BadInput(clash.fault(f"{results}, {task}"))
     return Comparison(
         results,
         task,

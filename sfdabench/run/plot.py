@@ -161,8 +161,9 @@ def _sweep(asked: Request, entry: Entry, compared: Comparison, progress: Progres
 
 
 def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
-    protocol, metric = asked.protocol or "strict", asked.metric or "dice"
+    metric = asked.metric or "dice"
     if asked.table is None:
+        protocol = asked.protocol or "strict"
         compared = _compared(asked, asked.task, protocol, next(iter(asked.methods), "source_only"))
         for problem in compared.problems:
             progress.say(problem)
@@ -177,6 +178,8 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
     layout = benchmark.table(asked.table)
     if any(column.curve for column in layout.columns):
         raise BadInput(f"{asked.table}: holds no score of a case; `sfdabench table` shows it")
+    protocol = asked.protocol or layout.protocol
+    classes = list(dict.fromkeys(name for column in layout.columns for name in column.classes))
     parts, absent = [], []
     for task in dict.fromkeys(task for task, _, _ in papers.cells(layout)):
         try:
@@ -191,7 +194,7 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
     if len({(part.data, part.profile) for part in parts}) > 1:
         raise BadInput(f"{asked.table}: its tasks hold other kinds; add --kind and --profile")
     title = f"{benchmark.paper.venue}, {layout.title}"
-    return bars.draw(parts, protocol, metric, title), f"bars-{asked.table}"
+    return bars.draw(parts, protocol, metric, title, classes), f"bars-{asked.table}"
 
 
 def _weights_of(
@@ -201,7 +204,7 @@ def _weights_of(
     if compared.data == "phantom" and asked.data is not None:
         raise BadInput("--data: these records are of the phantom; add --kind real, or leave it out")
     data = data_root(asked.data) if compared.data == "real" else None
-    variants = [compared.variant(label) for label in labels]
+    variants = compared.only(labels).variants
     shared = sorted(set.intersection(*(set(variant.seeds) for variant in variants)))
     if not shared:
         raise BadInput(f"{', '.join(labels)}: no seed in common; run each with the same --seed")

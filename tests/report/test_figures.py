@@ -26,13 +26,14 @@ FIELDS = {
     "cbmt": {"epochs": 3, "ema": 0.98, "alpha": 0.2},
     "mean_teacher": {"epochs": 3, "ema": 0.98},
     "pseudo_label": {"epochs": 3},
+    "tent": {"steps": 1},
     "supervised": {"epochs": 3},
     "adabn+cbmt": {},
 }
 SETTING = {"source_only": "none", "supervised": "supervised"}
 
 
-PROTOCOLS = ("strict", "cbmt")
+PROTOCOLS = ("strict", "cbmt", "osuda")
 CASES = {name: {"a": 0.9, "b": 0.8, "c": 0.7} for name in ("cup", "disc")}
 
 
@@ -231,7 +232,20 @@ def test_what_does_not_belong_together_is_refused(results, put, other, message):
     put("cbmt")
     put("pseudo_label", **other)
     with pytest.raises(BadInput, match=message):
-        runs.compare(results, None)
+        runs.compare(results, None).only([])
+
+
+def test_only_what_is_drawn_must_belong_together(results, put, draw):
+    put("cbmt")
+    put("tent", 0, fields={"tent": {"steps": 1}})
+    put("tent", 1, fields={"tent": {}})
+    put("pseudo_label", source_sha256="other")
+    figure, _ = draw("curves", task=TASK, methods=("cbmt",))
+    assert legend(figure)[0] == "cbmt"
+    with pytest.raises(BadInput, match="2 settings of tent"):
+        draw("curves", task=TASK, methods=("tent",))
+    with pytest.raises(BadInput, match="2 source models of seed 0"):
+        draw("curves", task=TASK)
 
 
 def test_a_kind_can_be_chosen(results, put):
@@ -248,7 +262,7 @@ def test_a_supervised_bound_may_learn_from_another_split(results, put):
     assert len(runs.compare(results, TASK).variants) == 2
     put("supervised", changes={"epochs": 9}, manifest_sha256="a third one")
     with pytest.raises(BadInput, match="2 states of the data of seed 0"):
-        runs.compare(results, TASK)
+        runs.compare(results, TASK).only([])
 
 
 def test_nothing_to_show_names_the_command(results, put, tmp_path):
@@ -300,6 +314,10 @@ def test_cases_are_read_in_their_printed_unit(put):
     assert scores.by_case(path, "strict", "dice", model="source_only")["cup"]["a"] == 10.0
     with pytest.raises(BadInput, match="unknown metric of these scores 'dcie': did you mean dice"):
         scores.by_case(path, "strict", "dcie")
+    whole = path.with_suffix(".csv").read_text()
+    path.with_suffix(".csv").write_text(whole.replace("0.25", "np.float64(0.25)"))
+    with pytest.raises(BadInput, match=r"csv: a, cup, dice: 'np.float64\(0.25\)' is no number"):
+        scores.by_case(path, "strict", "dice")
     path.with_suffix(".csv").write_text("case,value\n")
     with pytest.raises(BadInput, match="columns must be"):
         scores.by_case(path, "strict", "dice")
@@ -397,7 +415,7 @@ def test_curves_are_means_over_seeds_from_the_unadapted_model_on(put, draw):
     assert line(figure, "source_only").get_ydata() == pytest.approx([55, 55])
     assert len(figure.axes[0].collections) == 1  # the band
     assert legend(figure) == [
-        *("cbmt", "source_only", "best epoch (oracle)", "last epoch (deployed)")
+        *("cbmt", "source_only", "best epoch of the mean (oracle)", "last epoch (deployed)")
     ]
     title, caption = texts(figure)
     assert "PHANTOM" in title
@@ -465,8 +483,8 @@ def test_curves_refuse_what_has_no_epochs_or_another_protocol(put, draw):
     with pytest.raises(BadInput, match="no finished run 'mean_teacher'"):
         draw("cbmt-2b")
     put("cbmt")
-    with pytest.raises(BadInput, match="--protocol osuda` scores by it too"):
-        draw("curves", protocol="osuda")
+    with pytest.raises(BadInput, match="--protocol sifa` scores by it too"):
+        draw("curves", protocol="sifa")
 
 
 # --- sweep ------------------------------------------------------------------------------------
@@ -539,7 +557,7 @@ def test_bars_are_means_over_cases_of_means_over_seeds(put, draw):
     assert axes.get_ylabel() == "Dice (%)"
     assert axes.get_ylim() == (0, 100)
     assert (
-        "95 % percentile bootstrap interval of the mean over n = 1 to 2 cases" in texts(figure)[1]
+        "95 % percentile bootstrap interval of the mean over n = 1 and 2 cases" in texts(figure)[1]
     )
     assert len({bar.get_hatch() for c in axes.containers[::2] for bar in c}) == 2
 
@@ -553,6 +571,7 @@ def test_bars_of_a_table_are_its_rows_in_its_order(put, draw, results):
     figure, _ = draw("bars", table="cbmt-2")
     assert legend(figure) == ["pseudo_label", "cbmt", "source_only"]
     assert "Table 2: ablation" in texts(figure)[0]
+    assert "protocol cbmt" in texts(figure)[1]  # that of the table
     figure, said = draw("bars", table="cbmt-1")
     assert legend(figure) == ["source_only", "cbmt", "pseudo_label"]
     assert any("no record of task refuge2drishti" in one for one in said)
@@ -575,6 +594,16 @@ def test_bars_of_a_table_are_its_rows_in_its_order(put, draw, results):
         bars._unit(compared, "strict", "assd")
 
 
+def test_bars_of_a_table_show_its_classes_only(put, draw):
+    names = ("whole", "enhancing", "core_osuda", "core_brats")
+    cases = {name: {"a": 0.9, "b": 0.8} for name in names}
+    put("source_only", task="hgg2lgg", cases=cases, spacing_unit="mm")
+    figure, _ = draw("bars", table="osuda-1")
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == [
+        *("whole", "enhancing", "core osuda")
+    ]
+
+
 def test_bars_refuse(put, draw):
     put("cbmt", changes={"ema": 0.9})
     for flags, message in [
@@ -584,7 +613,7 @@ def test_bars_refuse(put, draw):
         ({"table": "cbmt-s1"}, "no record of task drishti2rimone"),
         ({"table": "cbmt-2", "task": TASK}, "give no --task"),
         ({"metric": "asdd"}, "unknown metric"),
-        ({"protocol": "osuda"}, "unknown protocol of these scores"),
+        ({"protocol": "sifa"}, "unknown protocol of these scores"),
     ]:
         with pytest.raises(BadInput, match=message):
             draw("bars", **flags)

@@ -49,15 +49,21 @@ def rows_of_table(benchmark: Benchmark, layout: Layout, compared: Comparison) ->
     return compared.only(list(chosen))
 
 
-def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) -> Figure:
-    """A panel a task, a group a class, a bar a variant.
+def draw(
+    parts: Sequence[Comparison],
+    protocol: str,
+    metric: str,
+    title: str,
+    classes: Sequence[str] = (),
+) -> Figure:
+    """A panel a task, a group a class (every one where none is named), a bar a variant.
 
     A case's score is its mean over seeds; cases that a protocol drops are left out of a mean.
     """
     fullest_first = sorted(parts, key=lambda part: -len(part.variants))  # it has the whole order
     labels = list(dict.fromkeys(v.name for part in fullest_first for v in part.variants))
     ink = dict(zip(labels, style.inks(len(labels)), strict=True))
-    drawn = [_bars(part, protocol, metric) for part in parts]
+    drawn = [_bars(part, protocol, metric, classes) for part in parts]
     unit = _unit(parts, protocol, metric)
     kind = "planes" if registry.load("protocols", protocol).unit == "slice" else "cases"
     with style.styled():
@@ -76,7 +82,8 @@ def draw(parts: Sequence[Comparison], protocol: str, metric: str, title: str) ->
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         numbers = sorted({b.n for bars in drawn for by in bars.values() for b in by.values()})
-        shown = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+        between = " and " if len(numbers) == 2 else " to "
+        shown = between.join(str(n) for n in dict.fromkeys((numbers[0], numbers[-1])))
         style.frame(
             figure,
             [title] if len(parts) > 1 else [title, style.subject(parts[0].task, parts[0].data)],
@@ -106,13 +113,15 @@ def _unit(parts: Sequence[Comparison], protocol: str, metric: str) -> str:
     return found.pop()
 
 
-def _bars(part: Comparison, protocol: str, metric: str) -> dict[str, dict[str, Bar]]:
+def _bars(
+    part: Comparison, protocol: str, metric: str, classes: Sequence[str]
+) -> dict[str, dict[str, Bar]]:
     """A variant's name -> class -> bar."""
     found: dict[str, dict[str, Bar]] = {}
     for variant in part.variants:
         by_seed = [scores.by_case(part.path(run), protocol, metric) for run in variant.runs]
         found[variant.name] = {}
-        for name in by_seed[0]:
+        for name in (name for name in by_seed[0] if not classes or name in classes):
             known = [[one[name].get(case) for one in by_seed] for case in by_seed[0][name]]
             kept = [[v for v in values if v is not None] for values in known]
             found[variant.name][name] = interval([sum(v) / len(v) for v in kept if v])

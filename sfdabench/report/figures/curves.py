@@ -43,14 +43,15 @@ def draw(compared: Comparison, protocol: str, title: str, note: str = "") -> Fig
         runs = [run for variant in moving for run in variant.runs]
         start = scores.unadapted(runs, protocol)
         axes.axhline(start, label="source_only", **style.BASELINE)
+        several = any(len(variant.runs) > 1 for variant in moving)
+        best = "best epoch of the mean (oracle)" if several else "best epoch (oracle)"
         axes.plot([], [], "*", color="white", markeredgecolor="black", markersize=10,
-                  label="best epoch (oracle)")  # fmt: skip
+                  label=best)  # fmt: skip
         axes.plot([], [], "o", color="black", label="last epoch (deployed)")
         axes.set_xlabel("epoch of adaptation (0: source model)")
         axes.set_ylabel("Dice, mean over classes (%)")
         axes.set_xlim(0, max(len(run["audit"]["dice_by_epoch"][protocol]) for run in runs))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        several = any(len(variant.runs) > 1 for variant in moving)
         style.frame(
             figure,
             [title, style.subject(compared.task, compared.data)],

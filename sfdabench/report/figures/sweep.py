@@ -28,7 +28,7 @@ def draw(
     """Dice of the last and of the best epoch at each recorded value; and the commands missing.
 
     wanted: values that the figure should show. Raises BadInput with those commands where fewer
-    than two values are recorded.
+    than two values are recorded, or where their runs may not be compared.
     """
     by_value = _by_value(compared, method, field)
     values = sorted(by_value, key=_order)
@@ -40,6 +40,7 @@ def draw(
             f"{compared.results}, {compared.task}: {len(values)} value of {method}'s {field} "
             f"recorded, a sweep needs two; make the runs that are missing:\n  " + "\n  ".join(cure)
         )
+    compared.only([by_value[value].label for value in values])
     runs = [by_value[value].runs for value in values]
     with style.styled():
         figure = style.blank(style.WIDTH, 2.8)
