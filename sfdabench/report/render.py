@@ -117,12 +117,16 @@ def show(table: Table, console: Console) -> None:
     styles = {"block": "bold", "ours": "italic", "published": "", "measured": "cyan"}
     strips, reasons = _strips(table)
 
-    def grid(breaks: str) -> Grid:
-        """The table, with a line break in a cell at each match of `breaks`."""
+    def grid(breaks: str, *, fold: bool = False) -> Grid:
+        """The table, with a line break in a cell at each match of `breaks`.
+
+        fold: names give way, numbers never do.
+        """
         grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        grid.add_column(Text("Method"), no_wrap=True)
+        grid.add_column(Text("Method"), no_wrap=not fold, overflow="fold")
         for column in table.columns:
-            grid.add_column(Text(_head(column)), justify="right")
+            head = _head(column).replace(" ", "\n") if fold else _head(column)
+            grid.add_column(Text(head), justify="right", no_wrap=fold)
         grid.add_column(Text("Runs"), no_wrap=True)
         for i, strip in enumerate(strips):
             if strip.kind == "block" and i:
@@ -135,6 +139,7 @@ def show(table: Table, console: Console) -> None:
         return grid
 
     layouts = [grid(breaks) for breaks in (r"(?!)", r" (?=[+-])", r" (?=[+-])|(?=±)")]
+    layouts.append(grid(r" |(?=±)", fold=True))
     unbound = console.options.update(width=10 * WIDTH)
     fitting = [g for g in layouts if Measurement.get(console, unbound, g).maximum <= console.width]
     console.print(Text(f"{table.name}: {table.title}", style="bold"))

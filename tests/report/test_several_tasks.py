@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from sfdabench.core.errors import BadInput
 from sfdabench.report import benchmark as papers
@@ -266,3 +267,33 @@ def test_a_file_that_cannot_be_read_takes_no_other_with_it(copies):
         BadInput, match=r"unknown table 'apl-1'.*apl.benchmark.toml: cannot be read"
     ):
         tables.build("apl-1", None, folder=folder)
+
+
+@pytest.mark.parametrize("width", [80, 100, render.WIDTH])
+@pytest.mark.parametrize("name", ["self-ensembling-2", "osuda-1"])
+def test_no_number_is_cut(put, tmp_path, name, width):
+    """With every row run, names give way and numbers stay whole."""
+    paper = name[:-2].replace("-", "_")
+    layout = PAPERS[paper].table(name)
+    suite = papers.Suite()
+    for task, row, column in papers.cells(layout):
+        if row.ours or not papers.implemented(row.method, suite.methods):
+            continue
+        protocols = {c.protocol or layout.protocol for c in layout.columns}
+        classes = {one for c in layout.columns for one in c.classes}
+        one = {c.metric: {"mean": 0.85432, "undefined": 0} for c in layout.columns}
+        scores = {protocol: dict.fromkeys(classes, one) for protocol in protocols}
+        fields = {row.method: papers.full_fields(PAPERS[paper], row, column).get(row.method, {})}
+        best = {"best": {"epoch": dict.fromkeys(protocols, 3), "scores": scores}}
+        for seed in (0, 1):
+            put(paper, task, row.method, seed, scores, fields=fields, audit=best,
+                overrides={row.method: dict(row.overrides.get(row.method, {}))})  # fmt: skip
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    built = tables.build(name, tmp_path / "results", folder=BENCHMARKS)
+    assert sum(
+        cell.measured is not None for s in built.sections for n in s.lines for cell in n.cells
+    )
+    render.show(built, console)
+    shown = console.file.getvalue()
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
