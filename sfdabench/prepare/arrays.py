@@ -115,8 +115,7 @@ def manifest(cases: Sequence[Case], root: Path, cache: Path) -> str:
         total.update(f"{case.id}\n{case.split}\n".encode())
         for path in (*case.image, *case.label):
             name = str(path.relative_to(root))
-            stat = path.stat()
-            stamp = [stat.st_size, stat.st_mtime_ns]
+            stamp = _stamp(path)
             if name not in fresh or fresh[name][:2] != stamp:
                 fresh[name] = [*stamp, sha256_file(path)]
             total.update(f"{name} {fresh[name][2]}\n".encode())
@@ -313,23 +312,68 @@ def _open(folder: Path) -> Prepared:
 
 
 def phantom_root(name: str, dataset: Dataset, cache: Path, report: Report) -> Path:
-    """The phantom of a data set in the cache, written where it is not there yet.
+    """The phantom of a data set in the cache, drawn where it is not there as it was drawn.
 
-    Its folder is named by the code that may have drawn it, so that changed code draws a new one.
+    Its folder is named by the code that may have drawn it, so that changed code draws a new one;
+    an index beside it says what each file held.
     """
     code = hashlib.sha256(b"".join(path.read_bytes() for path in _drawers(type(dataset))))
     root = cache / "phantoms" / f"{name}-{code.hexdigest()[:16]}"
+    index = root.with_name(f"{root.name}.json")
     with held(root, report):
-        if not root.exists():
-            root.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
-            try:
-                dataset.phantom(work, seed=0)
-                work.rename(root)
-            except BaseException:
-                shutil.rmtree(work)
-                raise
+        if root.exists():
+            fault = _phantom_fault(root, index)
+            if fault is None:
+                return root
+            report(f"phantom {root.name}: {fault}; drawn anew")
+        _draw(dataset, root, index)
     return root
+
+
+def _draw(dataset: Dataset, root: Path, index: Path) -> None:
+    """The phantom and its index, in place of what is there."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
+    try:
+        dataset.phantom(work, seed=0)
+        with atomic(index) as file:
+            json.dump({n: [*_stamp(p), sha256_file(p)] for n, p in _files(work)}, file)
+        if root.exists():
+            shutil.rmtree(root)
+        work.rename(root)
+    except BaseException:
+        shutil.rmtree(work)
+        raise
+
+
+def _phantom_fault(root: Path, index: Path) -> str | None:
+    """What differs from the index, None where nothing does; hashed only where the stamp differs."""
+    try:
+        drawn = json.loads(index.read_text(encoding="utf-8"))
+        stamps = {name: (drawn[name][:2], drawn[name][2]) for name in drawn}
+    except (OSError, ValueError, TypeError, LookupError):
+        return "its index cannot be read"
+    found = dict(_files(root))
+    for name in sorted(stamps.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in stamps:
+            return f"{name} was not drawn"
+        stamp, content = stamps[name]
+        if _stamp(found[name]) != stamp and sha256_file(found[name]) != content:
+            return f"{name} does not have its recorded hash"
+    return None
+
+
+def _files(root: Path) -> Iterator[tuple[str, Path]]:
+    """Every file under `root`, with its name relative to it."""
+    return ((p.relative_to(root).as_posix(), p) for p in root.rglob("*") if p.is_file())
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and time of change: where they stand, the content is taken to stand."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _drawers(entry: type[Dataset]) -> list[Path]:

@@ -1,6 +1,8 @@
 import importlib
+import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from sfdabench.core import registry
 from sfdabench.core.dataset import Case
 from sfdabench.core.errors import BadInput, DataFault
+from sfdabench.core.files import sha256_file
 from sfdabench.prepare import arrays
 from sfdabench.prepare.arrays import manifest, phantom_root, prepare
 from sfdabench.prepare.planes import Preparation
@@ -252,3 +255,76 @@ def test_a_phantom_is_drawn_anew_when_code_it_depends_on_changes(changed, tmp_pa
     (folder / changed).write_text((folder / changed).read_text() + "# changed")
     assert root() != first
     assert (root() / "drawn").exists()
+
+
+class Sketch(CAMERA):
+    """Draws two files, the second in a folder."""
+
+    def phantom(self, root, seed):
+        (root / "masks").mkdir()
+        (root / "a.jpg").write_bytes(b"image")
+        (root / "masks" / "a.png").write_bytes(b"mask")
+
+
+@pytest.fixture
+def sketch(tmp_path):
+    """The drawn phantom, a call that asks for it again, and what was said."""
+    said = []
+
+    def ask():
+        return phantom_root("sketch", Sketch(), tmp_path / "cache", said.append)
+
+    return ask(), ask, said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda root: (root / "a.jpg").write_bytes(b"ima"), "a.jpg does not have"),
+        (lambda root: (root / "a.jpg").write_bytes(b"imagE"), "a.jpg does not have"),
+        (lambda root: (root / "masks" / "a.png").unlink(), "masks/a.png is missing"),
+        (lambda root: (root / "b.jpg").write_bytes(b"image"), "b.jpg was not drawn"),
+        (lambda root: Path(f"{root}.json").unlink(), "its index cannot be read"),
+        (lambda root: Path(f"{root}.json").write_text('{"a.jpg": null}'), "its index cannot"),
+        (lambda root: Path(f"{root}.json").write_text('{"a.jp'), "its index cannot"),
+    ],
+    ids=["cut", "changed", "removed", "added", "no index", "odd index", "cut index"],
+)
+def test_a_phantom_that_is_not_as_it_was_drawn_is_drawn_anew(sketch, spoil, why):
+    root, ask, said = sketch
+    spoil(root)
+    assert ask() == root
+    (line,) = said
+    assert line.startswith(f"phantom {root.name}: {why}")
+    assert line.endswith("drawn anew")
+    files = {path.name: path.read_bytes() for path in root.rglob("*.*")}
+    assert files == {"a.jpg": b"image", "a.png": b"mask"}
+    assert ask() == root
+    assert len(said) == 1
+    assert not list(root.parent.glob(f".{root.name}.*"))
+
+
+def test_a_sound_phantom_is_not_read_again_and_may_be_touched(sketch, monkeypatch):
+    root, ask, said = sketch
+    monkeypatch.setattr(Sketch, "phantom", None)
+    read = []
+    monkeypatch.setattr(arrays, "sha256_file", lambda path: read.append(path) or sha256_file(path))
+    ask()
+    assert read == []
+    os.utime(root / "a.jpg", ns=(1, 1))
+    ask()
+    assert (read, said) == ([root / "a.jpg"], [])
+
+
+def test_a_drawing_that_fails_keeps_what_was_there(sketch, monkeypatch):
+    root, ask, _ = sketch
+    (root / "a.jpg").write_bytes(b"ima")
+
+    def fail(self, root, seed):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Sketch, "phantom", fail)
+    with pytest.raises(OSError, match="No space"):
+        ask()
+    assert (root / "masks" / "a.png").exists()
+    assert not list(root.parent.glob(f".{root.name}.*"))
