@@ -131,7 +131,7 @@ def cached(
     fit: Callable[[Segmenter, Path], dict[str, Any]],
     report: Report,
 ) -> SourceModel:
-    """The source model in `folder`, trained there where it is not, or is not what its hash says.
+    """The source model in `folder`, trained there where it is not, or is not what its card says.
 
     build: a fresh model. fit: trains it, given a folder for checkpoints, and returns its info.
     """
@@ -141,7 +141,7 @@ def cached(
             found = _open(weights, card)
             if found is not None:
                 return found
-            report(f"source model {folder.name} does not have its recorded hash; trained anew")
+            report(f"source model {folder.name} is not what its card says; trained anew")
             shutil.rmtree(folder)
         work = folder.with_name(f"{folder.name}.work")
         model = build()
@@ -157,9 +157,11 @@ def cached(
 
 
 def _open(weights: Path, card: Path) -> SourceModel | None:
+    """None where the card cannot be read, or the weights do not have the hash in it."""
     try:
         info = json.loads(card.read_text(encoding="utf-8"))
+        content = info["sha256"]
         state, _ = from_bytes(weights.read_bytes(), weights)
-    except (BadInput, ValueError, OSError):
+    except (BadInput, ValueError, OSError, KeyError, TypeError):
         return None
-    return SourceModel(weights, info["sha256"], info) if sha256(state) == info["sha256"] else None
+    return SourceModel(weights, content, info) if sha256(state) == content else None

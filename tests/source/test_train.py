@@ -122,6 +122,21 @@ def test_a_cached_model_is_shared_and_named_by_its_content(tmp_path):
     assert not (tmp_path / "m.work").exists()
 
 
+@pytest.mark.parametrize("card", [b"{}", b"[]", b'{"sha2'])
+def test_a_model_without_a_readable_card_is_trained_anew(tmp_path, card):
+    said = []
+
+    def ask():
+        return cached(tmp_path / "m", build, lambda model, work: {"seconds": 1.0}, said.append)
+
+    first = ask()
+    (tmp_path / "m" / "source.json").write_bytes(card)
+    assert ask() == first
+    assert said == ["source model m is not what its card says; trained anew"]
+    assert ask().info["seconds"] == 1.0
+    assert len(said) == 1
+
+
 def test_a_killed_training_goes_on_with_the_threads_it_was_begun_with(tmp_path, monkeypatch):
     counts = []
 
