@@ -136,9 +136,11 @@ def find(run: Run) -> dict[str, Any] | None:
 def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, Any]:
     """Carry the run out, or find its record; returns the record, failed ones included.
 
-    Raises BadInput for faults of the data, before any training.
+    Raises BadInput for faults of the data and of the backbone's weights, before any training.
     """
     path = run.record_path
+    if run.recipe.backbone_weights is not None:
+        initial_network(run)  # its refusal must not wait for the data, which may take minutes
     with held(path, progress.say):
         found = None if force else find(run)
         if found is not None:
@@ -148,11 +150,28 @@ def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, A
         if force:
             shutil.rmtree(work, ignore_errors=True)
         execution = Execution(run, progress, work)
-        record = execution.record()
+        try:
+            record = execution.record()
+        except BadInput:
+            if [path.name for path in work.glob("*")] == ["threads"]:  # nothing that could go on
+                shutil.rmtree(work)
+            raise
         records.write_json(path, record)
         if not execution.worth_resuming:
             shutil.rmtree(work, ignore_errors=True)
         return record
+
+
+def initial_network(run: Run) -> nn.Module:
+    """The network before source training; BadInput for backbone weights that do not fit it."""
+    seed_all(run.seed)
+    network = run.network.build(
+        channels=run.task.channels,
+        outputs=len(run.task.classes) + (run.task.head == "softmax"),
+    )
+    if run.recipe.backbone_weights is not None:
+        run.network.load_backbone(network, run.recipe.backbone_weights)
+    return network
 
 
 class Execution:
@@ -262,15 +281,7 @@ class Execution:
 
     def build(self) -> Segmenter:
         """The network, freshly initialised, on the device."""
-        recipe, run = self.run.recipe, self.run
-        seed_all(run.seed)
-        network = run.network.build(
-            channels=self.task.channels,
-            outputs=len(self.names) + (self.task.head == "softmax"),
-        )
-        if recipe.backbone_weights is not None:
-            run.network.load_backbone(network, recipe.backbone_weights)
-        return Segmenter(network).to(self.device)
+        return Segmenter(initial_network(self.run)).to(self.device)
 
     def _source_model(self) -> tuple[Segmenter, source.SourceModel]:
         run = self.run

@@ -297,6 +297,32 @@ def test_a_corrupt_source_model_is_found_by_its_hash_and_trained_anew(
     assert go(run, force=True)["source_sha256"] == first["source_sha256"]
 
 
+def test_weights_of_another_network_are_refused_before_the_data_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "w.pth").write_bytes(b"")
+    run = plan(tmp_path / "out", source_settings=[f"backbone_weights={tmp_path / 'w.pth'}"])
+    with pytest.raises(BadInput, match=r"w\.pth: unet_small has no pretrained backbone"):
+        go(run)
+    assert not (tmp_path / "cache" / "prepared").exists()
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+    assert not run.record_path.with_suffix(".work").exists()
+
+
+def test_a_refused_run_leaves_a_work_folder_only_with_work_in_it(tmp_path, adapted):
+    run = plan(tmp_path, seed=7)
+    threads = run.source_folder.with_name(f"{run.source_folder.name}.work") / "threads"
+    threads.parent.mkdir(parents=True)
+    threads.write_text("many")
+    work = run.record_path.with_suffix(".work")
+    with pytest.raises(BadInput, match="holds no number of threads"):
+        go(run)
+    assert not work.exists()
+    (work / "0-cbmt").mkdir(parents=True)
+    with pytest.raises(BadInput, match="holds no number of threads"):
+        go(run)
+    assert (work / "0-cbmt").exists()
+
+
 def test_bad_records_are_named(tmp_path, adapted):
     run = plan(tmp_path)
     run.record_path.parent.mkdir(parents=True)
