@@ -730,12 +730,14 @@ def data_describe(name: str) -> None:
 def data_verify(name: str, data: Path | None) -> int:
     """Read every image and mask, and report all faults at once."""
     from sfdabench.core.paths import data_root
+    from sfdabench.core.progress import Progress
     from sfdabench.prepare.verify import verify
 
     root = data_root(data)
     if root is None:
         raise BadInput("data verify: give --data DIR or set SFDABENCH_DATA")
-    report = verify(_dataset(name), root)
+    with Progress().stage(f"verify {name}") as advance:
+        report = verify(_dataset(name), root, advance=advance)
     click.echo(str(report))
     return 2 if report.faults else 0
 

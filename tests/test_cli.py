@@ -214,8 +214,9 @@ def test_data_phantom_then_verify_then_a_fault(sfdabench, tmp_path):
     code, _, err = sfdabench("data", "phantom", "tiny_target", "--out", tmp_path / "d")
     assert code == 2
     assert "not empty" in err
-    code, out, _ = sfdabench("data", "verify", "tiny_target", "--data", tmp_path / "d")
+    code, out, err = sfdabench("data", "verify", "tiny_target", "--data", tmp_path / "d")
     assert code == 0
+    assert err.startswith("verify tiny_target: ")
     images = sorted((tmp_path / "d").rglob("Images/*.png"))
     images[0].write_text("not an image")
     images[1].unlink()

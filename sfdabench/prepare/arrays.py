@@ -31,6 +31,7 @@ MOST_WORKERS = 8
 Report = Callable[[str], None]
 T = TypeVar("T")
 Advance = Callable[[int, int], None]
+Stage = Callable[[], contextlib.AbstractContextManager[Advance]]
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,16 @@ class Prepared:
             raise DataFault(f"{self.folder.name}: made from cases without labels")
 
 
-def manifest(cases: Sequence[Case], root: Path, cache: Path) -> str:
+def manifest(
+    cases: Sequence[Case],
+    root: Path,
+    cache: Path,
+    stage: Stage = lambda: contextlib.nullcontext(lambda done, total: None),
+) -> str:
     """Content hash of every file of the cases, by path relative to `root`.
 
     File hashes are kept in the cache by size and time of change, so that a second look costs no
-    reading.
+    reading. `stage` is entered where there is something to read.
     """
     memo_path = cache / "manifests" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
     memo: dict[str, Any] = {}
@@ -109,19 +115,23 @@ def manifest(cases: Sequence[Case], root: Path, cache: Path) -> str:
             memo = json.loads(memo_path.read_text(encoding="utf-8"))
         except json.JSONDecodeError:
             memo_path.unlink()  # only a memo: what it held is read again from the files
-    fresh = dict(memo)
+    files = {
+        path: str(path.relative_to(root)) for case in cases for path in (*case.image, *case.label)
+    }
+    stamps = {path: _stamp(path) for path in files}
+    unread = [path for path, name in files.items() if memo.get(name, ())[:2] != stamps[path]]
+    if unread:
+        with stage() as advance:
+            for done, path in enumerate(unread, 1):
+                memo[files[path]] = [*stamps[path], sha256_file(path)]
+                advance(done, len(unread))
+        with atomic(memo_path) as file:
+            json.dump(memo, file)
     total = hashlib.sha256()
     for case in cases:
         total.update(f"{case.id}\n{case.split}\n".encode())
         for path in (*case.image, *case.label):
-            name = str(path.relative_to(root))
-            stamp = _stamp(path)
-            if name not in fresh or fresh[name][:2] != stamp:
-                fresh[name] = [*stamp, sha256_file(path)]
-            total.update(f"{name} {fresh[name][2]}\n".encode())
-    if fresh != memo:
-        with atomic(memo_path) as file:
-            json.dump(fresh, file)
+            total.update(f"{files[path]} {memo[files[path]][2]}\n".encode())
     return total.hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import DataFault
 
-Track = Callable[[Sequence[Case]], Iterable[Case]]
+Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Report:
         return "\n".join(lines)
 
 
-def verify(dataset: Dataset, root: Path, *, track: Track = iter) -> Report:
-    """Scan `root` and read every image and mask in it; `track` may show progress over the cases.
+def verify(dataset: Dataset, root: Path, *, advance: Advance = lambda done, total: None) -> Report:
+    """Scan `root` and read every image and mask in it, with `advance` after each case.
 
     Raises nothing for bad data: a missing root or layout is a fault of the report as well.
     """
@@ -59,8 +59,9 @@ def verify(dataset: Dataset, root: Path, *, track: Track = iter) -> Report:
     faults = list(scan.faults)
     notes = [f"layout: {scan.layout}"] if scan.layout else []
     absent: Counter[str] = Counter()
-    for case in track(scan.cases):
+    for done, case in enumerate(scan.cases, 1):
         faults += _image_faults(dataset, case) + _label_faults(dataset, case, absent)
+        advance(done, len(scan.cases))
     for name, number in absent.items():
         notes.append(f"{number} of {len(scan.cases)} masks hold no {name}")
     cases = Counter(case.split for case in scan.cases)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -285,6 +286,7 @@ def find_split(
     cache: Path,
     found: dict[str, list[Case]],
     how: Preparation,
+    progress: Progress,
     *,
     labelled: bool,
 ) -> Split:
@@ -305,7 +307,8 @@ def find_split(
             f"{root}: data set {name}, split '{pattern}': {len(bare)} case(s) without a mask, "
             f"such as {bare[0]}; this split is learnt from or scored on"
         )
-    return Split(name, dataset, tuple(cases), manifest(cases, root, cache), how)
+    content = manifest(cases, root, cache, partial(progress.stage, f"hash files ({name})"))
+    return Split(name, dataset, tuple(cases), content, how)
 
 
 def resolve(
@@ -354,7 +357,8 @@ def resolve(
             where = phantom_root(domain.dataset, entry, cache, progress.say)
         memo = found.setdefault((domain.dataset, where), {})
         how = Preparation.of(value, domain, recipe.size, role)
-        return find_split(domain.dataset, pattern, where, cache, memo, how, labelled=labelled)
+        name = domain.dataset
+        return find_split(name, pattern, where, cache, memo, how, progress, labelled=labelled)
 
     oracle = any(m.needs.target_labels for _, m in chain)
     target = value.target

@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import os
 import shutil
@@ -168,6 +169,21 @@ def test_manifest_follows_content_names_and_order(cases, tmp_path):
     assert now() != before
     cases.reverse()
     assert now() != before
+
+
+def test_a_manifest_says_how_far_it_is_where_it_has_files_to_read(cases, tmp_path):
+    seen = []
+
+    def now():
+        stage = contextlib.nullcontext(lambda done, total: seen.append((done, total)))
+        return manifest(cases, tmp_path, tmp_path / "cache", lambda: stage)
+
+    assert now() == now()
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    seen.clear()
+    (tmp_path / "a_mask.png").write_bytes(b"another mask")
+    now()
+    assert seen == [(1, 1)]
 
 
 class Killed(BaseException):

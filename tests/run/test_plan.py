@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from sfdabench.core.errors import BadInput
+from sfdabench.core.progress import Progress
 from sfdabench.run.plan import choose_device, resolve
 
 
@@ -108,6 +109,17 @@ def test_profiles_follow_the_data(tmp_path):
     paper = plan(tmp_path, profile="paper", source_settings=["size=64"])
     assert (paper.profile, paper.data, paper.recipe.size) == ("paper", "phantom", 64)
     assert paper.source_overrides == {"size": 64}
+
+
+def test_the_hashing_of_new_files_is_shown_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
+    progress, said = Progress(), []
+    monkeypatch.setattr(progress, "say", said.append)
+    plan(tmp_path, progress=progress)
+    names = [line.partition(":")[0] for line in said]
+    assert names == ["hash files (tiny_source)"] * 2 + ["hash files (tiny_target)"] * 2
+    plan(tmp_path, progress=progress)
+    assert len(said) == 4
 
 
 def test_an_oracle_on_its_own_test_cases_is_marked(tmp_path):
