@@ -219,10 +219,11 @@ class _Writer:
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(path.open("ab")) for path in self.paths]
             log = stack.enter_context(self.log.open("a", encoding="utf-8"))
-            for entry, parts in _ahead(lambda case: self._pack(dataset, case, how), todo):
-                if not self.entries:
-                    self._check_disk(entry)
-                elif entry["kind"] != self.entries[0]["kind"]:
+            ready = _ahead(lambda case: self._pack(dataset, case, how), todo)
+            for i, (entry, parts) in enumerate(ready):
+                if i == 0:
+                    self._check_disk(entry, len(todo))
+                if self.entries and entry["kind"] != self.entries[0]["kind"]:
                     raise DataFault(
                         f"{entry['id']}: {entry['kind'][1]} channels, the cases before it "
                         f"{self.entries[0]['kind'][1]}"
@@ -257,13 +258,13 @@ class _Writer:
         }
         return entry, parts
 
-    def _check_disk(self, first: Mapping[str, Any]) -> None:
-        """Raise BadInput where as many cases like the first one would not fit."""
-        need = 1.2 * sum(first["bytes"]) * self.total
+    def _check_disk(self, first: Mapping[str, Any], number: int) -> None:
+        """Raise BadInput where this number of cases like the first one would not fit."""
+        need = 1.2 * sum(first["bytes"]) * number
         free = shutil.disk_usage(self.work).free
         if need > free:
             raise BadInput(
-                f"{self.work.parent}: preparing {self.total} cases takes about "
+                f"{self.work.parent}: preparing {number} cases takes about "
                 f"{need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or point "
                 "SFDABENCH_CACHE to a larger disk"
             )

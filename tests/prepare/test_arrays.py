@@ -237,6 +237,29 @@ def test_a_full_disk_is_said_before_much_is_written(cases, tmp_path, monkeypatch
         made(cases, tmp_path)
 
 
+def test_a_killed_preparation_asks_the_disk_for_what_is_left(cases, tmp_path, monkeypatch):
+    def kill(done, total):
+        raise Killed
+
+    how = Preparation(size=20, crop="disc", intensity="symmetric", by_label=True)
+    arguments = (Fake(), "fake", cases, how)
+    settings = {"content": "c", "cache": tmp_path / "cache", "report": print}
+    with pytest.raises(Killed):
+        prepare(*arguments, **settings, advance=kill)
+    usage = shutil.disk_usage(tmp_path)
+
+    def leave(free):
+        monkeypatch.setattr(arrays.shutil, "disk_usage", lambda path: usage._replace(free=free))
+
+    leave(1000)
+    with pytest.raises(BadInput, match="preparing 1 cases"):
+        prepare(*arguments, **settings)
+    # A case takes 1200 bytes of image, 400 of label, a few of its original; 1.2 times all that fits
+    # once, not twice.
+    leave(3000)
+    assert prepare(*arguments, **settings).ids == ("a", "b")
+
+
 ADAPTER = """
 from sfdabench.core.dataset import Dataset
 
