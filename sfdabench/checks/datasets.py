@@ -68,7 +68,7 @@ def check_writes_masks_that_overlay(entry: type[Dataset]) -> None:
         case = next(case for case in dataset.cases(root / "data") if case.label)
         label = dataset.read_label(case)
         path = dataset.write_mask(case, label, root / "masks" / case.id)
-        written, _, _ = read_mask(path)
+        written, _ = read_mask(path)
         assert sorted(written.shape) == sorted(label.shape), f"{written.shape}, {label.shape}"
         assert np.count_nonzero(written) == np.count_nonzero(label), "another mask was written"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +13,76 @@ import numpy as np
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.protocol import Protocol
-from sfdabench.evaluate.score import score_pair
+from sfdabench.datasets._volumes import _voxels, canonical, canonical_spacing
+from sfdabench.evaluate.score import Tally
 
 SUFFIXES = (".png", ".nii", ".nii.gz")
+Pair = tuple[str, Path, Path]  # case, prediction, reference
 
 
 def _suffix(path: Path) -> str | None:
     return next((s for s in SUFFIXES[::-1] if path.name.lower().endswith(s)), None)
 
 
-def read_mask(path: Path) -> tuple[np.ndarray, tuple[float, ...] | None, np.ndarray | None]:
-    """Label map, spacing in mm an axis (None for PNG), affine (None for PNG).
+def read_mask(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray | None]:
+    """Label map in the file's own axes and type, and its affine (None for PNG).
 
-    Raises BadInput for another kind of file, a broken one, colours, or values that are not whole.
+    With `header` the shape in place of the label map. Raises BadInput for another kind of file, a
+    broken one, colours, a number of axes other than 2 or 3, or values that are not whole.
     """
     suffix = _suffix(path)
     if suffix is None:
         raise BadInput(f"{path}: masks are read from {', '.join(SUFFIXES)}")
-    if suffix == ".png":
-        from PIL import Image, UnidentifiedImageError
+    return (_read_png(path, header), None) if suffix == ".png" else _read_nifti(path, header)
 
-        try:
-            with Image.open(path) as image:
-                array = np.asarray(image)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise BadInput(f"{path}: not a whole PNG image ({error})") from error
-        if array.ndim == 3:
-            if (array[..., :3] != array[..., :1]).any():
-                raise BadInput(f"{path}: a colour image; a mask has one grey value a pixel")
-            array = array[..., 0]
-        return array.astype(np.int64), None, None
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
+
+def _read_png(path: Path, header: bool) -> Any:
+    from PIL import Image, UnidentifiedImageError
 
     try:
+        with Image.open(path) as image:
+            if header:
+                return image.size[::-1]
+            array = np.asarray(image.convert("L") if image.mode == "LA" else image)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise BadInput(f"{path}: not a whole PNG image ({error})") from error
+    if array.ndim == 3:
+        if (array[..., :3] != array[..., :1]).any():
+            raise BadInput(f"{path}: a colour image; a mask has one grey value a pixel")
+        array = array[..., 0]
+    return array
+
+
+def _read_nifti(path: Path, header: bool) -> tuple[Any, np.ndarray]:
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    broken = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError)
+    try:
         volume = nibabel.load(path)
-        array = np.asanyarray(volume.dataobj)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        shape, affine = volume.shape, np.asarray(volume.affine, np.float64)
+        array = None if header else _voxels(volume, path)
+    except (*broken, zlib.error) as error:
         raise BadInput(f"{path}: not a whole NIfTI file ({error})") from error
-    if not np.array_equal(array, np.round(array)):
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (2, 3):
+        raise BadInput(f"{path}: shape {shape}; a mask has 2 or 3 axes, so save one file a volume")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise BadInput(f"{path}: its affine places the voxels nowhere; convert the file anew")
+    if array is None:
+        return shape, affine
+    if array.dtype.kind not in "iu" and not _whole(array):
         raise BadInput(f"{path}: holds values that are no whole numbers; a mask holds labels")
-    return array.astype(np.int64), tuple(float(z) for z in volume.header.get_zooms()), volume.affine
+    return array.reshape(shape), affine
 
 
-def _pairs(prediction: Path, reference: Path) -> list[tuple[str, Path, Path]]:
+def _whole(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and bool((np.isfinite(array) & (array == np.round(array))).all())
+
+
+def _pairs(prediction: Path, reference: Path) -> list[Pair]:
     for flag, path in (("--prediction", prediction), ("--reference", reference)):
         if not path.exists():
             raise BadInput(f"{flag} {path}: no such file or folder")
@@ -62,10 +90,7 @@ def _pairs(prediction: Path, reference: Path) -> list[tuple[str, Path, Path]]:
         raise BadInput("--prediction and --reference: give two files or two folders")
     if prediction.is_file():
         return [(reference.name, prediction, reference)]
-    wanted = {p.name for p in reference.iterdir() if _suffix(p)}
-    given = {p.name for p in prediction.iterdir() if _suffix(p)}
-    if not wanted:
-        raise BadInput(f"--reference {reference}: no mask ({', '.join(SUFFIXES)}) there")
+    given, wanted = _masks_in("--prediction", prediction), _masks_in("--reference", reference)
     if wanted != given:
         lacking, extra = sorted(wanted - given), sorted(given - wanted)
         raise BadInput(
@@ -76,18 +101,104 @@ def _pairs(prediction: Path, reference: Path) -> list[tuple[str, Path, Path]]:
     return [(name, prediction / name, reference / name) for name in sorted(wanted)]
 
 
+def _masks_in(flag: str, folder: Path) -> set[str]:
+    """Names of the masks in a folder; raises BadInput where only its sub-folders hold some."""
+    found = {path.name for path in folder.iterdir() if _suffix(path)}
+    if not found:
+        inner = sorted({str(path.parent) for path in folder.rglob("*") if _suffix(path)})
+        cure = f"; masks are in {', '.join(inner[:5])}: score one at a time" if inner else ""
+        raise BadInput(f"{flag} {folder}: no mask ({', '.join(SUFFIXES)}) there{cure}")
+    return found
+
+
+def _check_grids(pairs: Sequence[Pair]) -> None:
+    """Hold each prediction's shape and affine against its reference's, by their headers."""
+    for _, p_path, r_path in pairs:
+        (p, p_affine), (r, r_affine) = (read_mask(x, header=True) for x in (p_path, r_path))
+        if p != r:
+            raise BadInput(f"{p_path}: shape {p}, its reference {r_path} has {r}")
+        if p_affine is not None and r_affine is not None and not np.allclose(p_affine, r_affine):
+            raise BadInput(f"{p_path}: its affine differs from that of {r_path}; resample it first")
+
+
 def parse_classes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """'disc=0,128' texts -> class name -> label values."""
-    classes = {}
+    classes: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         try:
-            classes[name] = tuple(int(v) for v in values.split(","))
+            parsed = tuple(int(v) for v in values.split(","))
         except ValueError:
             equals = ""
         if not equals or not name:
             raise BadInput(f"--class {text}: expected NAME=VALUE[,VALUE], such as disc=0,128")
+        if name in classes:
+            raise BadInput(
+                f"--class {text}: {name} is given twice; put all its values into one, such as "
+                f"{name}={','.join(map(str, dict.fromkeys(classes[name] + parsed)))}"
+            )
+        classes[name] = parsed
     return classes
+
+
+def _every_value(
+    prediction: Path, reference: Path, pairs: Sequence[Pair]
+) -> dict[str, tuple[int, ...]]:
+    """A class for each value but 0 that a reference holds."""
+    known, given = set[int](), set[int]()
+    for _, p_path, r_path in pairs:
+        given |= {int(v) for v in np.unique(read_mask(p_path)[0])}
+        known |= {int(v) for v in np.unique(read_mask(r_path)[0])}
+    known -= {0}
+    strange = given - known - {0}
+    if strange:
+        raise BadInput(
+            f"--prediction {prediction}: holds values {sorted(strange)} that no reference "
+            f"holds ({sorted(known)}); bring both to one encoding, or name classes by --class"
+        )
+    if not known:
+        raise BadInput(f"--reference {reference}: every mask is empty; name classes by --class")
+    return {str(value): (value,) for value in sorted(known)}
+
+
+def _scores_masks(protocol: str) -> Protocol:
+    """The protocol; raises BadInput where it is made of more than masks on their own grid.
+
+    Steps on masks are refused too: they act on axial planes of classes, before classes are united.
+    """
+    rule: Protocol = registry.load("protocols", protocol)
+    reasons = {
+        "it scores on the network's grid": rule.geometry != "original",
+        "its threshold is not the 0.5 of saved masks": rule.threshold != 0.5,
+        "its network predicts in train mode": rule.mode != "eval",
+        "it cleans up each class's planes": bool(rule.postprocess),
+        "it scores against each rater": rule.references != "majority",
+        "it reproduces defects of a code": bool(rule.legacy),
+        "it differs by data set": bool(rule.exceptions),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise BadInput(
+            f"--protocol {protocol}: saved masks cannot be scored by it, since "
+            f"{' and '.join(found)}; `sfdabench run --protocol {protocol}` does, here take "
+            "--protocol strict"
+        )
+    return rule
+
+
+def _read_pair(
+    p_path: Path, r_path: Path
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...] | None]:
+    """Prediction, reference and spacing in mm (None for PNG); volumes in the suite's axes."""
+    p, _ = read_mask(p_path)
+    r, affine = read_mask(r_path)
+    if affine is None:
+        return p, r, None
+    if r.ndim == 3:
+        return canonical(p, affine), canonical(r, affine), canonical_spacing(affine)
+    from nibabel.affines import voxel_sizes
+
+    return p, r, tuple(float(size) for size in voxel_sizes(affine)[:2])
 
 
 def score_saved(
@@ -98,37 +209,28 @@ def score_saved(
 ) -> list[dict[str, Any]]:
     """One row a case and class: case, label, the protocol's metrics, names of undefined ones.
 
-    classes: name -> label values; by default every value but 0 in a reference is one class.
-    Raises BadInput for pairs that do not match in name, shape, affine or label values.
+    classes: name -> label values; by default every value but 0 in a reference is one class. A
+    protocol of slices has a row a plane. Holds one pair of masks at a time.
+    Raises BadInput for pairs that do not match in name, shape, affine or label values, and for a
+    protocol that needs more than masks.
     """
-    rule: Protocol = registry.load("protocols", protocol)
+    rule = _scores_masks(protocol)
     pairs = _pairs(prediction, reference)
-    masks = []
+    _check_grids(pairs)
+    classes = classes or _every_value(prediction, reference, pairs)
+    tally = Tally(rule, list(classes))
     for case, p_path, r_path in pairs:
-        p, _, p_affine = read_mask(p_path)
-        r, spacing, r_affine = read_mask(r_path)
-        if p.shape != r.shape:
-            raise BadInput(f"{p_path}: shape {p.shape}, its reference {r_path} has {r.shape}")
-        if p_affine is not None and r_affine is not None and not np.allclose(p_affine, r_affine):
-            raise BadInput(f"{p_path}: its affine differs from that of {r_path}; resample it first")
-        masks.append((case, p, r, spacing))
-    if classes is None:
-        known = {int(v) for _, _, r, _ in masks for v in np.unique(r)} - {0}
-        strange = {int(v) for _, p, _, _ in masks for v in np.unique(p)} - known - {0}
-        if strange:
-            raise BadInput(
-                f"--prediction {prediction}: holds values {sorted(strange)} that no reference "
-                f"holds ({sorted(known)}); bring both to one encoding, or name classes by --class"
-            )
-        classes = {str(value): (value,) for value in sorted(known)}
-    if not classes:
-        raise BadInput(f"--reference {reference}: every mask is empty; name classes by --class")
-    rows = []
-    for case, p, r, spacing in masks:
-        for name, values in classes.items():
-            scores = score_pair(np.isin(p, values), np.isin(r, values), rule, spacing)
-            row: dict[str, Any] = {"case": case, "label": name}
-            row |= {metric: value for metric, (value, _) in scores.items()}
-            row["undefined"] = [metric for metric, (_, undefined) in scores.items() if undefined]
-            rows.append(row)
-    return rows
+        p, r, spacing = _read_pair(p_path, r_path)
+        shown, truth = (np.stack([np.isin(m, v) for v in classes.values()]) for m in (p, r))
+        tally.add(case, shown, truth, spacing)
+    if not tally.scores:
+        raise BadInput(f"--reference {reference}: {protocol} leaves out empty masks, and all are")
+    return list(_rows(tally))
+
+
+def _rows(tally: Tally) -> Iterator[dict[str, Any]]:
+    for (case, name), scores in groupby(tally.scores, key=lambda score: (score.case, score.class_)):
+        members = list(scores)
+        row: dict[str, Any] = {"case": case, "label": name}
+        row |= {score.metric: score.value for score in members}
+        yield row | {"undefined": [score.metric for score in members if score.undefined]}

@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from sfdabench.core.errors import BadInput
-from sfdabench.evaluate.saved import parse_classes, score_saved
+from sfdabench.evaluate import saved
+from sfdabench.evaluate.protocols.strict import STRICT
+from sfdabench.evaluate.saved import parse_classes, read_mask, score_saved
+from sfdabench.evaluate.score import Tally
 
 
 def png(path, array):
@@ -87,7 +92,7 @@ def test_bad_pairs_are_named(tmp_path, square):
         ("other.png", "good.png", r"holds values \[1\] that no reference holds"),
         ("colour.png", "good.png", r"colour\.png: a colour image"),
         ("p.nii.gz", "r.nii.gz", r"p\.nii\.gz: its affine differs"),
-        ("f.nii.gz", "r.nii.gz", r"f\.nii\.gz: holds values that are no whole numbers"),
+        ("f.nii.gz", "f.nii.gz", r"f\.nii\.gz: holds values that are no whole numbers"),
     ]:
         with pytest.raises(BadInput, match=message):
             score_saved(tmp_path / p, tmp_path / r, "strict")
@@ -107,3 +112,151 @@ def test_class_texts_are_checked():
     for text in ("disc", "=1", "disc=x"):
         with pytest.raises(BadInput, match="--class"):
             parse_classes([text])
+    with pytest.raises(BadInput, match=r"liver=6: liver is given twice.* liver=1,6$"):
+        parse_classes(["liver=1", "liver=6"])
+
+
+def test_damaged_nifti_files_are_named(tmp_path):
+    rng = np.random.default_rng(0)
+    good = nifti(tmp_path / "r.nii.gz", rng.integers(0, 2, (12, 12, 12)))
+    data = good.read_bytes()
+    for i in range(len(data) // 2, len(data), 7):  # zlib's errors among them, and the check sum's
+        (tmp_path / "p.nii.gz").write_bytes(data[:i] + bytes([data[i] ^ 255]) + data[i + 1 :])
+        with pytest.raises(BadInput, match=r"p\.nii\.gz: not a whole NIfTI"):
+            score_saved(tmp_path / "p.nii.gz", good, "strict")
+    header = bytearray(nifti(tmp_path / "r.nii", np.ones((4, 4, 4))).read_bytes())
+    header[70] = 99  # a type of voxel that there is not
+    (tmp_path / "p.nii").write_bytes(header)
+    with pytest.raises(BadInput, match=r"p\.nii: not a whole NIfTI"):
+        score_saved(tmp_path / "p.nii", tmp_path / "r.nii", "strict")
+    empty = nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), None)
+    empty.header.set_sform(np.zeros((4, 4)), code=1)
+    empty.to_filename(tmp_path / "nowhere.nii")
+    with pytest.raises(BadInput, match="its affine places the voxels nowhere"):
+        score_saved(tmp_path / "nowhere.nii", tmp_path / "nowhere.nii", "strict")
+
+
+def test_a_mask_has_two_or_three_axes(tmp_path):
+    volume = np.zeros((6, 6, 6))
+    volume[1:4, 1:4, 1:4] = 1
+    r = nifti(tmp_path / "r.nii.gz", volume)
+    p = nifti(tmp_path / "p.nii.gz", volume[..., None, None])
+    assert score_saved(p, r, "strict")[0]["dice"] == 1
+    plane = nifti(tmp_path / "plane.nii.gz", volume[1], (2.0, 3.0, 1.0))
+    moved = nifti(tmp_path / "moved.nii.gz", np.roll(volume[1], 1, axis=1), (2.0, 3.0, 1.0))
+    assert score_saved(moved, plane, "strict")[0]["hd"] == 3
+    with pytest.raises(BadInput, match=r"p\.nii\.gz: shape \(6, 6, 6, 2\); a mask has 2 or 3 axes"):
+        score_saved(nifti(tmp_path / "p.nii.gz", np.stack([volume, volume], -1)), r, "strict")
+
+
+def test_a_grey_png_may_have_alpha_or_one_bit(tmp_path, square):
+    r = png(tmp_path / "r.png", square)
+    grey = Image.fromarray(square)
+    grey.putalpha(Image.fromarray(255 - square))
+    assert grey.mode == "LA"
+    grey.save(tmp_path / "la.png")
+    assert score_saved(tmp_path / "la.png", r, "strict")[0]["dice"] == 1
+    Image.fromarray(square).convert("1").save(tmp_path / "bit.png")
+    (row,) = score_saved(tmp_path / "bit.png", tmp_path / "bit.png", "strict")
+    assert (row["label"], row["dice"]) == ("1", 1)
+
+
+def test_masks_keep_the_type_of_their_file(tmp_path, square):
+    nifti(tmp_path / "a.nii.gz", np.ones((4, 4, 4)))
+    for path in (tmp_path / "a.nii.gz", png(tmp_path / "a.png", square)):
+        assert read_mask(path)[0].dtype == np.uint8
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Two folders of three volumes of ones."""
+    for folder in ("p", "r"):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            nifti(tmp_path / folder / f"{name}.nii.gz", np.ones((4, 4, 4)))
+    return tmp_path
+
+
+def test_pairs_are_read_one_by_one_when_all_headers_match(three, monkeypatch):
+    events = []
+
+    def read(path, *, header=False):
+        events.append(("header " if header else "") + f"{path.parent.name}/{path.name[0]}")
+        return read_mask(path, header=header)
+
+    class Watched(Tally):
+        def add(self, case, *arguments):
+            events.append(f"score {case[0]}")
+            super().add(case, *arguments)
+
+    monkeypatch.setattr(saved, "read_mask", read)
+    monkeypatch.setattr(saved, "Tally", Watched)
+    rows = score_saved(three / "p", three / "r", "strict", {"one": (1,)})
+    assert [row["dice"] for row in rows] == [1, 1, 1]
+    headers = [f"header {folder}/{name}" for name in "abc" for folder in "pr"]
+    assert events == headers + [f"{e}{n}" for n in "abc" for e in ("p/", "r/", "score ")]
+
+    events.clear()
+    nifti(three / "p" / "c.nii.gz", np.ones((4, 4, 5)))
+    with pytest.raises(BadInput, match=r"c\.nii\.gz: shape \(4, 4, 5\)"):
+        score_saved(three / "p", three / "r", "strict", {"one": (1,)})
+    assert events == headers
+
+
+def test_a_folder_of_folders_names_those_with_masks(three):
+    for flag, p, r in (("prediction", three, three / "r"), ("reference", three / "p", three)):
+        inner = f"masks are in {three / 'p'}, {three / 'r'}: score one at a time"
+        with pytest.raises(BadInput, match=rf"--{flag} {three}: no mask .*; {inner}"):
+            score_saved(p, r, "strict")
+    (three / "none").mkdir()
+    with pytest.raises(BadInput, match=r"none: no mask \(.*\) there$"):
+        score_saved(three / "none", three / "r", "strict")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reason"),
+    [
+        ("cbmt", "it scores on the network's grid and its threshold is not the 0.5"),
+        ("dpl", "its network predicts in train mode"),
+        ("beal", "its threshold is not the 0.5 of saved masks and it differs by data set"),
+        ("sifa", "it scores on the network's grid;"),
+        ("self_ensembling", "it scores against each rater"),
+        ("self_ensembling_legacy", "it reproduces defects of a code"),
+    ],
+)
+def test_protocols_of_more_than_masks_are_refused(sfdabench, three, protocol, reason):
+    flags = ("--prediction", three / "p", "--reference", three / "r", "--protocol", protocol)
+    code, out, err = sfdabench("score", *flags)
+    assert (code, out) == (2, "")
+    assert f"--protocol {protocol}: saved masks cannot be scored by it, since " in err
+    assert reason in err
+    assert err.endswith("here take --protocol strict\n")
+
+
+def test_clean_up_of_masks_is_refused(three, monkeypatch):
+    rule = replace(STRICT, postprocess=("fill_holes",))
+    monkeypatch.setattr(saved.registry, "load", lambda *_: rule)
+    with pytest.raises(BadInput, match="it cleans up each class's planes; "):
+        score_saved(three / "p", three / "r", "mine")
+
+
+def test_a_protocol_of_slices_scores_axial_planes_as_a_run_does(tmp_path, monkeypatch):
+    """Whatever axis of the file they lie along; planes with an empty reference are left out."""
+    truth = np.zeros((5, 6, 4))  # file axes S, L, P
+    truth[1, 1:5, 1:3] = 1
+    truth[3, 1:5, 1:3] = 1
+    shown = truth.copy()
+    shown[3, 1:3] = 0  # half of it: Dice 2/3
+    shown[4] = 1
+    affine = np.array([[0, -2, 0, 0], [0, 0, -3, 0], [5, 0, 0, 0], [0, 0, 0, 1]], float)
+    for name, array in (("p", shown), ("r", truth)):
+        image = nibabel.Nifti1Image(array.astype(np.uint8), affine)
+        nibabel.save(image, tmp_path / f"{name}.nii")
+    rule = replace(STRICT, unit="slice", skip_empty=True, metrics=("dice", "hd"))
+    monkeypatch.setattr(saved.registry, "load", lambda *_: rule)
+    rows = score_saved(tmp_path / "p.nii", tmp_path / "r.nii", "mine")
+    assert [(row["case"], row["hd"]) for row in rows] == [("r.nii/1", 0.0), ("r.nii/3", 4.0)]
+    assert [row["dice"] for row in rows] == [1, pytest.approx(2 / 3)]
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), affine), tmp_path / "r.nii")
+    with pytest.raises(BadInput, match="mine leaves out empty masks, and all are"):
+        score_saved(tmp_path / "r.nii", tmp_path / "r.nii", "mine", {"one": (1,)})
