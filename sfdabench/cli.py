@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -509,7 +510,7 @@ def predict(record: Path, out: Path, data: Path | None, device: str) -> None:
     """Write the masks of a finished run over the original images (NIfTI, PNG).
 
     Masks are those of protocol strict, whatever others the record holds. --out gets predictions/
-    and references/; `sfdabench score --protocol strict` on them repeats the record.
+    and references/; the `sfdabench score` lines printed last repeat the record from them.
     """
     from sfdabench.core.paths import check_writable
     from sfdabench.core.progress import Progress
@@ -519,9 +520,12 @@ def predict(record: Path, out: Path, data: Path | None, device: str) -> None:
     check_writable(out, "--out")
     from sfdabench.run.export import export
 
-    written = export(record, out, data, device, Progress())
-    folders = sorted({path.parent.relative_to(out) for path in written})
-    click.echo(f"{len(written)} masks in {out}: {', '.join(map(str, folders))}")
+    exported = export(record, out, data, device, Progress())
+    folders = sorted({path.parent.relative_to(out) for path in exported.files})
+    click.echo(f"{len(exported.files)} masks in {out}: {', '.join(map(str, folders))}")
+    click.echo("the scores of the record again:", err=True)
+    for flags in exported.score:
+        click.echo(shlex.join(["sfdabench", "score", *flags]), err=True)
 
 
 @cli.command(name="list")
@@ -775,7 +779,7 @@ def data_phantom(name: str, out: Path, seed: int) -> None:
 @cli.command()
 @click.option("--prediction", type=click.Path(path_type=Path), required=True)
 @click.option("--reference", type=click.Path(path_type=Path), required=True)
-@click.option("--protocol", default="strict", show_default=True)
+@click.option("--protocol", default="strict", show_default=True, help="One that needs masks alone.")
 @click.option(
     "--class",
     "classes",
@@ -801,7 +805,7 @@ def score(
     metrics = [key for key in rows[0] if key not in ("case", "label", "undefined")]
     shown = Table(title=f"{protocol}: distances in mm where the files say so, else pixels")
     for column in ("case", "label", *metrics, "undefined"):
-        shown.add_column(column)
+        shown.add_column(column, overflow="fold")
     for row in rows:
         values = ["-" if row[m] is None else f"{row[m]:.4f}" for m in metrics]
         shown.add_row(row["case"], str(row["label"]), *values, ", ".join(row["undefined"]))

@@ -206,6 +206,10 @@ def test_score(sfdabench, tmp_path):
     code, out, _ = sfdabench("score", *arguments, "--class", "disc=255")
     assert "0.8000" in out
     assert "disc" in out
+    long = "grey_matter_" * 12
+    code, out, _ = sfdabench("score", *arguments, "--class", f"{long}=255")
+    rows = _cells(out)[1:]
+    assert long in "".join(row[1] for row in rows)
 
 
 def test_data_phantom_then_verify_then_a_fault(sfdabench, tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sfdabench.core.paths import data_root
 from sfdabench.core.progress import Progress
 from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict
+from sfdabench.evaluate.saved import read_mask
 from sfdabench.evaluate.score import region_masks
 from sfdabench.networks._segmenter import Segmenter
 from sfdabench.networks._weights import fill, from_bytes
@@ -82,11 +84,19 @@ def deployed(run: Run, weights: Path) -> Segmenter:
     return Segmenter(network, precision=run.precision).to(run.device).eval()
 
 
-def export(path: Path, out: Path, data: Path | None, device: str, progress: Progress) -> list[Path]:
+@dataclass(frozen=True)
+class Exported:
+    """Masks written, and the flags of each `sfdabench score` that repeats the record from them."""
+
+    files: list[Path]
+    score: list[list[str]]
+
+
+def export(path: Path, out: Path, data: Path | None, device: str, progress: Progress) -> Exported:
     """Write `out`/predictions and `out`/references: a mask a case, over its original image.
 
     Exclusive classes share one label map; classes that may overlap get a folder each. Masks are
-    those that protocol `strict` scores. Returns the files written.
+    those that protocol `strict` scores.
     """
     run = planned(path, data, device, progress)
     model = deployed(run, path.with_suffix(".safetensors"))
@@ -102,19 +112,60 @@ def export(path: Path, out: Path, data: Path | None, device: str, progress: Prog
             for folder, found in (("predictions", masks["strict"]), ("references", truth)):
                 written += _write(split.dataset, case, found, task, out / folder)
             advance(i + 1, len(split.cases))
-    return written
+    values = _file_values(split.dataset, split.cases[0], task)
+    return Exported(written, [*_score_flags(out, run.task, values)])
+
+
+def _written_as(task: Task) -> dict[str, int]:
+    """Class -> the value, in the suite's labels, that a mask holds for it."""
+    return {name: min(values) for name, values in task.classes.items()}
+
+
+def _file_values(dataset: Dataset, case: Case, task: Task) -> dict[str, int]:
+    """Class -> its value in a written file; data sets have encodings of their own."""
+    shape, found = dataset.read_label(case).shape, {}
+    with TemporaryDirectory() as folder:
+        for name, value in _written_as(task).items():
+            stem = Path(folder) / case.id
+            written, _ = read_mask(dataset.write_mask(case, np.full(shape, value, np.uint8), stem))
+            found[name] = int(written.flat[0])
+    return found
+
+
+def _score_flags(out: Path, task: Task, values: Mapping[str, int]) -> Iterator[list[str]]:
+    """One call for a shared label map, one a class for those that have a folder each.
+
+    A region of several overlapping classes lies in no one folder, so it has no call.
+    """
+    if task.head == "softmax":
+        wanted = [
+            word
+            for name, members in task.scored.items()
+            for word in ("--class", f"{name}={','.join(str(values[m]) for m in members)}")
+        ]
+        yield _flags(out, "", wanted)
+        return
+    for name, members in task.scored.items():
+        if len(members) == 1:
+            yield _flags(out, members[0], ["--class", f"{name}={values[members[0]]}"])
+
+
+def _flags(out: Path, folder: str, classes: Sequence[str]) -> list[str]:
+    prediction, reference = (str(out / side / folder) for side in ("predictions", "references"))
+    paths = ["--prediction", prediction, "--reference", reference]
+    return [*paths, *classes, "--protocol", "strict"]
 
 
 def _write(
     dataset: Dataset, case: Case, masks: np.ndarray, task: Task, folder: Path
 ) -> Iterator[Path]:
     """Boolean (K, *space) as one label map, or as one file a class where classes may overlap."""
-    values = [min(values) for values in task.classes.values()]
+    values = _written_as(task)
     if task.head == "softmax":
         label = np.zeros(masks.shape[1:], np.uint8)
-        for value, mask in zip(values, masks, strict=True):
+        for value, mask in zip(values.values(), masks, strict=True):
             label[mask] = value
         yield dataset.write_mask(case, label, folder / case.id)
         return
-    for name, value, mask in zip(task.classes, values, masks, strict=True):
+    for (name, value), mask in zip(values.items(), masks, strict=True):
         yield dataset.write_mask(case, mask * np.uint8(value), folder / name / case.id)

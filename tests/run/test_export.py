@@ -1,14 +1,15 @@
 """Masks written over the original images score as the record says."""
 
 import json
+import shlex
 
 import nibabel
 import numpy as np
 import pytest
 
+from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.progress import Progress
-from sfdabench.evaluate.saved import score_saved
 from sfdabench.run.export import planned
 from sfdabench.run.plan import resolve
 
@@ -29,21 +30,34 @@ def mean(rows, label, metric):
     return sum(values) / len(values)
 
 
-def test_photographs_get_a_folder_a_class(tmp_path):
-    from sfdabench.run.export import export
+def check_repeats(sfdabench, commands, record):
+    """Every score that a record has by protocol strict comes out of the printed commands."""
+    said = {}
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "sfdabench"
+        code, out, err = sfdabench(*arguments, "--json")
+        assert code == 0, err
+        rows = json.loads(out)
+        for label in {row["label"] for row in rows}:
+            metrics = rows[0].keys() - {"case", "label", "undefined"}
+            said[label] = {metric: mean(rows, label, metric) for metric in metrics}
+    assert said == {
+        name: {metric: pytest.approx(value["mean"]) for metric, value in metrics.items()}
+        for name, metrics in record["scores"]["strict"].items()
+    }
 
+
+def test_photographs_get_a_folder_a_class(tmp_path, sfdabench):
     run, record = recorded(tmp_path / "results", "tiny", "adabn")
-    written = export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
-    assert len(written) == 4 * record["cases"]["test"]
-    for name in ("cup", "disc"):
-        rows = score_saved(
-            tmp_path / "masks" / "predictions" / name,
-            tmp_path / "masks" / "references" / name,
-            "strict",
-        )
-        (label,) = {row["label"] for row in rows}
-        for metric, value in record["scores"]["strict"][name].items():
-            assert mean(rows, label, metric) == pytest.approx(value["mean"])
+    flags = ("--record", run.record_path, "--out", tmp_path / "my masks", "--device", "cpu")
+    code, out, err = sfdabench("predict", *flags)
+    assert code == 0
+    assert out.startswith(f"{4 * record['cases']['test']} masks in")
+    commands = err[err.index("the scores of the record again:") :].splitlines()[1:]
+    assert len(commands) == 2
+    assert "--class cup=255 --protocol strict" in err
+    check_repeats(sfdabench, commands, record)
 
 
 def test_a_record_of_the_phantom_is_of_the_phantom(tmp_path, monkeypatch):
@@ -71,11 +85,11 @@ def test_what_an_online_method_predicted_is_gone(tmp_path):
         export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
 
 
-def test_volumes_lie_over_their_files_and_score_as_recorded(tmp_path):
+def test_volumes_lie_over_their_files_and_score_as_recorded(tmp_path, sfdabench):
     from sfdabench.run.export import export
 
     run, record = recorded(tmp_path / "results", "tiny_volume")
-    export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
+    exported = export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
     case = run.target_test.cases[0]
     image = nibabel.load(case.image[0])
     mask = nibabel.load(tmp_path / "masks" / "references" / f"{case.id}.nii.gz")
@@ -83,15 +97,23 @@ def test_volumes_lie_over_their_files_and_score_as_recorded(tmp_path):
     assert mask.shape == image.shape
     assert np.allclose(mask.affine, image.affine)
     assert (np.asarray(mask.dataobj) == np.asarray(truth.dataobj)).all()
-    rows = score_saved(
-        tmp_path / "masks" / "predictions",
-        tmp_path / "masks" / "references",
-        "strict",
-        {"whole": (1, 2, 4), "enhancing": (4,), "core_osuda": (1,), "core_brats": (1, 4)},
-    )
-    for name, metrics in record["scores"]["strict"].items():
-        for metric, value in metrics.items():
-            assert mean(rows, name, metric) == pytest.approx(value["mean"])
+    (flags,) = exported.score
+    check_repeats(sfdabench, [shlex.join(["sfdabench", "score", *flags])], record)
+    assert "whole=1,2,4" in flags
+
+
+def test_commands_name_the_values_of_the_files(tmp_path):
+    """MALBCV's files have encodings of their own: the suite's 1, the liver, is their 6."""
+    from sfdabench.run.export import _file_values, _score_flags
+
+    dataset = registry.load("datasets", "malbcv")()
+    dataset.phantom(tmp_path, 0)
+    case = next(case for case in dataset.cases(tmp_path) if case.label)
+    task = registry.load("tasks", "chaos2malbcv")
+    values = _file_values(dataset, case, task)
+    (flags,) = _score_flags(tmp_path, task, values)
+    assert values["liver"] == 6
+    assert flags[4:6] == ["--class", "liver=6"]
 
 
 def test_a_record_of_other_files_is_refused(tmp_path):
