@@ -69,13 +69,22 @@ def _read_nifti(path: Path, header: bool) -> tuple[Any, np.ndarray]:
         shape = shape[:-1]
     if len(shape) not in (2, 3):
         raise BadInput(f"{path}: shape {shape}; a mask has 2 or 3 axes, so save one file a volume")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not _places(affine):
         raise BadInput(f"{path}: its affine places the voxels nowhere; convert the file anew")
     if array is None:
         return shape, affine
     if array.dtype.kind not in "iu" and not _whole(array):
         raise BadInput(f"{path}: holds values that are no whole numbers; a mask holds labels")
     return array.reshape(shape), affine
+
+
+def _places(affine: np.ndarray) -> bool:
+    """Voxels have a volume, and each axis of the file a direction of its own."""
+    from nibabel.orientations import io_orientation
+
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        return False
+    return not np.isnan(io_orientation(affine)).any()
 
 
 def _whole(array: np.ndarray) -> bool:

@@ -129,11 +129,15 @@ def test_damaged_nifti_files_are_named(tmp_path):
     (tmp_path / "p.nii").write_bytes(header)
     with pytest.raises(BadInput, match=r"p\.nii: not a whole NIfTI"):
         score_saved(tmp_path / "p.nii", tmp_path / "r.nii", "strict")
-    empty = nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), None)
-    empty.header.set_sform(np.zeros((4, 4)), code=1)
-    empty.to_filename(tmp_path / "nowhere.nii")
-    with pytest.raises(BadInput, match="its affine places the voxels nowhere"):
-        score_saved(tmp_path / "nowhere.nii", tmp_path / "nowhere.nii", "strict")
+    huge = np.eye(4)
+    huge[1, 0] = 1e20  # beside it the second axis has no length
+    path = tmp_path / "nowhere.nii"
+    for affine in (np.zeros((4, 4)), np.full((4, 4), np.nan), huge):
+        image = nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), None)
+        image.header.set_sform(affine, code=1)
+        image.to_filename(path)
+        with pytest.raises(BadInput, match="its affine places the voxels nowhere"):
+            score_saved(path, path, "strict")
 
 
 def test_a_mask_has_two_or_three_axes(tmp_path):
