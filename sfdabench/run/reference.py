@@ -233,6 +233,25 @@ def write_scores(folder: Path, scores: Iterable[Score]) -> None:
             writer.writerow([*score.key, *numbers, seeds])
 
 
+def gains(rule: Rule, scores: Mapping[tuple[str, ...], Score]) -> dict[tuple[str, ...], Score]:
+    """What each run adds to the source model of its seed: score minus that of `source_only`.
+
+    Source models differ between seeds far more than what a method adds to one, so a method that
+    broke may pass by its score alone. Over the seeds that both have.
+    """
+    found = {}
+    for key, score in scores.items():
+        task, _, _, source, *rest = key
+        unadapted = scores.get((task, "source_only", "", source, *rest))
+        if unadapted is None or unadapted is score:
+            continue
+        added = tuple(a - b for a, b in zip(score.seeds, unadapted.seeds, strict=False))
+        name = (*key[:-1], f"{score.metric} minus source_only's")
+        tolerance = rule.of(score.metric, added) if len(added) > 1 else 0.0
+        found[name] = Score(name, added[0], tolerance, added)
+    return found
+
+
 @dataclass(frozen=True)
 class Change:
     """A score that is not what it was.

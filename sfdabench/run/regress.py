@@ -102,7 +102,9 @@ def regress(
     jobs: int = 1,
     progress: Progress,
 ) -> Regression:
-    """Seed 0 of the listed runs against their reference."""
+    """Seed 0 of the listed runs against their reference: scores, what they add to the source
+    model's, and claims.
+    """
     found = reference.read(folder)
     before = reference.read_scores(folder)
     chosen = choose(found, tasks, methods)
@@ -110,7 +112,10 @@ def regress(
         keys = {reference.run_key(task, run) for task, run in chosen}
         before = {key: score for key, score in before.items() if score.run in keys}
     now, failed = measure(found, chosen, seeds=1, jobs=jobs, progress=progress)
-    changes = reference.compare(before, now)
+    both = [key for key in before if key in now]
+    old = reference.gains(found.tolerance, {key: before[key] for key in both})
+    new = reference.gains(found.tolerance, {key: now[key] for key in both})
+    changes = reference.compare({**before, **old}, {**now, **new})
     claims = reference.failing(found, now)
     return Regression(len(now), tuple(changes), tuple(claims), tuple(failed))
 

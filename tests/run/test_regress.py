@@ -139,14 +139,33 @@ def test_a_moved_score_a_failed_claim_and_a_failed_run_are_noticed(folder, measu
     measured({**SEEDS, CBMT: (0.55, 0.55)})
     found = regress.regress(folder, progress=QUIET)
     assert not found.sound
-    assert [c.state for c in found.changes] == ["moved"]
+    assert [c.state for c in found.changes] == ["moved", "moved"], "and what it adds"
     assert [str(claim) for claim in found.claims] == [
         "tiny: cup dice of cbmt above source_only by more than 0.1 (it adapts)"
     ]
     measured({**SEEDS, CBMT: (0.78, 0.78)})
     found = regress.regress(folder, progress=QUIET)
     assert found.sound
-    assert [c.state for c in found.changes] == ["within"]
+    assert [c.state for c in found.changes] == ["within", "within"]
+
+
+def test_a_method_that_broke_is_found_by_what_it_adds(folder, measured):
+    """Source models differ by a lot, so the score alone would pass; what is added is steady."""
+    steady = {SOURCE: (0.5, 0.7, 0.3), CBMT: (0.65, 0.851, 0.45), PLAIN: (0.1, 0.3, 0.2)}
+    reference.write_scores(folder, scores(steady).values())
+    measured({**steady, CBMT: (0.61, 0.8)})
+    found = regress.regress(folder, progress=QUIET)
+    assert [(c.state, c.score.metric) for c in found.changes] == [
+        *(("within", "dice"), ("moved", "dice minus source_only's"))
+    ]
+    assert not found.sound
+    (moved,) = (c for c in found.changes if c.state == "moved")
+    assert moved.score.value == pytest.approx(0.15)
+    assert moved.now == pytest.approx(0.11)
+    assert moved.score.tolerance == pytest.approx(0.02)  # the floor: the three differ by less
+    measured({**steady, SOURCE: (0.55, 0.7), CBMT: (0.7, 0.85)})
+    found = regress.regress(folder, progress=QUIET)
+    assert found.sound, "source model and method moved together"
 
 
 @pytest.mark.parametrize("state", ["lost", "new"])
