@@ -114,25 +114,36 @@ def read_nifti(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray]:
     """
     import nibabel
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
+    broken = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError)
     try:
         image = nibabel.load(path)
         shape, affine = image.shape, np.asarray(image.affine, np.float64)
-        array = shape if header else _voxels(image, path)
+        array = shape if header else voxels(image, path)
     except FileNotFoundError:
         raise DataFault(f"{path}: missing file") from None
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (*broken, zlib.error) as error:
         raise DataFault(
             f"{path}: not a whole NIfTI file ({error}); get this file again from the authors"
         ) from error
     if len(shape) != 3:
         raise DataFault(f"{path}: shape {shape}, expected a volume of three axes")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not places_voxels(affine):
         raise DataFault(f"{path}: its affine places the voxels nowhere; convert the file anew")
     return array, affine
 
 
-def _voxels(image: Any, path: Path) -> np.ndarray:
+def places_voxels(affine: np.ndarray) -> bool:
+    """Whether voxels have a volume, and each axis of the file a direction of its own."""
+    from nibabel.orientations import io_orientation
+
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        return False
+    return not np.isnan(io_orientation(affine)).any()
+
+
+def voxels(image: Any, path: Path) -> np.ndarray:
     """The array of an image whose header is read; a packed file is unpacked once, to its end."""
     if path.suffix.lower() != ".gz":
         return np.asanyarray(image.dataobj)

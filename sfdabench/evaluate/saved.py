@@ -13,7 +13,7 @@ import numpy as np
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.protocol import Protocol
-from sfdabench.datasets._volumes import _voxels, canonical, canonical_spacing
+from sfdabench.datasets._volumes import canonical, canonical_spacing, places_voxels, voxels
 from sfdabench.evaluate.score import Tally
 
 SUFFIXES = (".png", ".nii", ".nii.gz")
@@ -62,29 +62,20 @@ def _read_nifti(path: Path, header: bool) -> tuple[Any, np.ndarray]:
     try:
         volume = nibabel.load(path)
         shape, affine = volume.shape, np.asarray(volume.affine, np.float64)
-        array = None if header else _voxels(volume, path)
+        array = None if header else voxels(volume, path)
     except (*broken, zlib.error) as error:
         raise BadInput(f"{path}: not a whole NIfTI file ({error})") from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (2, 3):
         raise BadInput(f"{path}: shape {shape}; a mask has 2 or 3 axes, so save one file a volume")
-    if not _places(affine):
+    if not places_voxels(affine):
         raise BadInput(f"{path}: its affine places the voxels nowhere; convert the file anew")
     if array is None:
         return shape, affine
     if array.dtype.kind not in "iu" and not _whole(array):
         raise BadInput(f"{path}: holds values that are no whole numbers; a mask holds labels")
     return array.reshape(shape), affine
-
-
-def _places(affine: np.ndarray) -> bool:
-    """Voxels have a volume, and each axis of the file a direction of its own."""
-    from nibabel.orientations import io_orientation
-
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        return False
-    return not np.isnan(io_orientation(affine)).any()
 
 
 def _whole(array: np.ndarray) -> bool:

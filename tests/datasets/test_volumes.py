@@ -160,6 +160,23 @@ def test_an_affine_that_places_nothing(value: float, tmp_path: Path) -> None:
         volumes.read_nifti(tmp_path / "a.nii")
 
 
+def test_a_header_that_cannot_be(tmp_path: Path) -> None:
+    """A type of voxel that there is not; an axis beside which another has no length."""
+    saved(tmp_path / "a.nii", (4, 4, 4))
+    header = bytearray((tmp_path / "a.nii").read_bytes())
+    header[70] = 99
+    (tmp_path / "a.nii").write_bytes(header)
+    with pytest.raises(DataFault, match=r"a\.nii: not a whole NIfTI"):
+        volumes.read_nifti(tmp_path / "a.nii")
+    image = nibabel.Nifti1Image(np.ones((4, 4, 4), np.uint8), None)
+    affine = np.eye(4)
+    affine[1, 0] = 1e20
+    image.header.set_sform(affine, code=1)
+    image.to_filename(tmp_path / "b.nii")
+    with pytest.raises(DataFault, match="its affine places the voxels nowhere"):
+        volumes.read_nifti(tmp_path / "b.nii")
+
+
 def test_a_file_over_an_image(tmp_path: Path) -> None:
     """Half a millimetre on the shortest step of two: within half a voxel, not within rounding."""
     image, over = tmp_path / "image.nii.gz", tmp_path / "over.nii.gz"
