@@ -126,6 +126,19 @@ def test_osuda_overall_dice_is_no_plain_mean(printed, found):
     assert "typesetting slip" in source.note
 
 
+@pytest.mark.parametrize("name", ["osuda-1", "osuda-2"])
+def test_what_a_note_of_osuda_calls_not_stated_stands_in_the_way_of_a_verdict(
+    printed, found, name
+):
+    columns = {column.name: column for column in found[name][1].table(name).columns}
+    unstated = {key: n.note for key, n in printed[name].items() if "not stated" in n.note}
+    assert {column for *_, column in unstated} == {
+        column for column in columns if "HD" in column or "EnhT" in column
+    }
+    for (*_, column), note in unstated.items():
+        assert columns[column].because in note
+
+
 def test_numbers_that_a_paper_gives_twice(printed):
     for column in ("LV", "RK", "LK", "SP", "Avg"):
         assert (

@@ -119,13 +119,24 @@ def test_an_average_inherits_what_stands_in_the_way(put, lines, tmp_path):
     assert starts == [f"Whole tumour, from T2, {task}" for task in MODALITIES.values()]
 
 
-def test_the_printed_overall_dice_is_compared_with_none(put, lines):
+def test_columns_of_osuda_that_no_run_is_compared_with(put, lines):
+    """Each has the number of ours; the printed one leaves open what it is."""
     regions = ["whole", "enhancing", "core_osuda", "core_brats"]
     put("osuda", "hgg2lgg", "source_only", 0, means("osuda", regions, dice=0.5844, hd=41.7))
     found = lines("osuda-1")["HGG → LGG", "Source only"]
-    why = "not comparable (the printed one is not the mean of its columns)"
-    assert found["Overall Dice"].verdict == why
-    assert found["Overall HD"].verdict == "reproduced"
+    empty = "LGG without enhancing tumour decide it, and the rule for empty masks is not stated"
+    distance = "maximum or 95th percentile not stated"
+    assert {name: cell.verdict for name, cell in found.items()} == {
+        "WholeT Dice": "differs",
+        "EnhT Dice": f"not comparable ({empty})",
+        "CoreT Dice": "differs",
+        "Overall Dice": "not comparable (the printed one is not the mean of its columns)",
+        "WholeT HD": f"not comparable ({distance})",
+        "EnhT HD": f"not comparable ({empty}; {distance})",
+        "CoreT HD": f"not comparable ({distance})",
+        "Overall HD": f"not comparable ({distance})",
+    }
+    assert found["Overall HD"].difference == pytest.approx(0)
 
 
 def test_a_column_with_its_own_protocol_says_what_to_run(put, lines):
