@@ -64,6 +64,29 @@ def test_names_and_values_fit_the_registry(folder):
     papers.validate(papers.read(BENCHMARKS / folder))
 
 
+@pytest.mark.parametrize(
+    ("folder", "method", "field", "other"),
+    [
+        ("apl", "apl", "relevance", "none"),
+        ("apl", "apl", "confidence", False),
+        ("apl", "mrnet", "scales", [1.0]),
+        ("apl", "cbst", "portion", 0.25),
+        ("apl", "threshold", "threshold", 0.8),
+        ("osuda", "osuda", "entropy_weight", 5.0),
+        ("osuda", "osuda", "decay_unit", "epoch"),
+        ("self_ensembling", "self_ensembling", "ema_switch", 0.1428),
+        ("self_ensembling", "self_ensembling", "deploy", "student"),
+    ],
+)
+def test_a_default_other_than_the_stated_value_is_caught(folder, method, field, other):
+    benchmark = papers.read(BENCHMARKS / folder)
+    stated = benchmark.fields[method]
+    assert stated[field] != other
+    changed = benchmark.model_copy(update={"fields": {method: stated | {field: other}}})
+    with pytest.raises(BadInput, match=rf"^fields\.{method}\.{field}: the benchmark says "):
+        papers.validate(changed)
+
+
 @pytest.mark.parametrize("folder", ["apl", "cbmt", "osuda", "self_ensembling"])
 def test_the_recipe_is_the_paper_profile_of_every_task(folder):
     benchmark = papers.read(BENCHMARKS / folder)
