@@ -359,7 +359,7 @@ def sweep(
     retry_failed: bool,
     as_json: bool,
 ) -> int:
-    """Run all that the tables of BENCHMARK ask for and that has no record yet.
+    """Run all that the tables and figures of BENCHMARK ask for and that has no record yet.
 
     BENCHMARK: a folder of benchmarks/ by its name, such as cbmt, or a folder with a
     benchmark.toml. After an interruption the same command goes on.
@@ -693,10 +693,13 @@ def plot(figure: str | None, table_name: str | None, **flags: Any) -> None:
             if value not in (None, (), usual[name]):
                 flag = {"methods": "method"}.get(name, name)
                 raise BadInput(f"--{flag}: name a figure; without one they are listed")
-        from sfdabench.report.figures.catalogue import FIGURES
+        from sfdabench.report.figures.catalogue import figures
 
-        for name, entry in FIGURES.items():
+        found, problems = figures()
+        for name, entry in found.items():
             click.echo(f"{name}: {entry.title}")
+        for problem in problems:
+            click.echo(f"sfdabench: {problem}", err=True)
         return
     from sfdabench.core.progress import Progress
     from sfdabench.run.plot import Request

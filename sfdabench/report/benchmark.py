@@ -1,12 +1,13 @@
-"""benchmark.toml and reported.csv of a paper: what its tables compare, and what it printed."""
+"""benchmark.toml and reported.csv of a paper: what it compares, and what it printed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import model_validator
 
@@ -17,10 +18,15 @@ from sfdabench.core.near import unknown
 from sfdabench.store import rows
 from sfdabench.store.labels import Fields
 
+T = TypeVar("T")
 Unit = Literal["percent", "mm", "pixel", "1"]
 Key = tuple[str, str, str, str]  # table, block, row, column
 UNITS: dict[Unit, str] = {"percent": "%", "mm": "mm", "pixel": "px", "1": ""}
 COLUMNS = ("table", "block", "row", "column", "value", "std", "unit", "note")
+
+
+def _repeated(items: Iterable[T]) -> list[T]:
+    return [item for item, count in Counter(items).items() if count > 1]
 
 
 class Paper(toml.Part):
@@ -108,9 +114,7 @@ class Layout(toml.Part):
     @model_validator(mode="after")
     def _names(self) -> Self:
         for items in (self.blocks, self.columns, self.rows):
-            names = [item.name for item in items]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
+            if twice := _repeated(item.name for item in items):
                 raise ValueError(f"{', '.join(twice)} of {self.name} given twice")
         chains = {row.name: set(row.method.split("+")) for row in self.rows}
         parts: list[tuple[Row | Column, set[str]]] = [(row, chains[row.name]) for row in self.rows]
@@ -126,8 +130,26 @@ class Layout(toml.Part):
         return self
 
 
+class Figure(toml.Part):
+    """A printed sweep: a method's score on a task, by a protocol, against `values` of a field."""
+
+    name: str
+    title: str
+    task: str
+    protocol: str
+    method: str
+    field: str
+    values: tuple[bool | int | float | str, ...]
+
+    @model_validator(mode="after")
+    def _values(self) -> Self:
+        if len(self.values) < 2 or _repeated(self.values):
+            raise ValueError(f"values of {self.name}: give two or more, each once")
+        return self
+
+
 class Benchmark(toml.Part):
-    """All tables of a paper.
+    """All tables of a paper, and the figures that ask for runs of their own.
 
     recipe: the paper's source recipe; True stands for "must be given".
     seeds: how many runs a row asks for.
@@ -144,6 +166,13 @@ class Benchmark(toml.Part):
     absent: tuple[str, ...] = ()
     fields: Fields = {}
     tables: tuple[Layout, ...]
+    figures: tuple[Figure, ...] = ()
+
+    @model_validator(mode="after")
+    def _figures(self) -> Self:
+        if twice := _repeated(figure.name for figure in self.figures):
+            raise ValueError(f"figure {', '.join(twice)} given twice")
+        return self
 
     @model_validator(mode="after")
     def _limits(self) -> Self:
@@ -155,6 +184,10 @@ class Benchmark(toml.Part):
     def table(self, name: str) -> Layout:
         """The table of that name, which must exist."""
         return next(table for table in self.tables if table.name == name)
+
+    def figure(self, name: str) -> Figure:
+        """The figure of that name, which must exist."""
+        return next(figure for figure in self.figures if figure.name == name)
 
 
 @dataclass(frozen=True)
@@ -178,6 +211,19 @@ def read(folder: Path) -> Benchmark:
 
 def find(folder: Path | None = None) -> tuple[dict[str, tuple[Path, Benchmark]], list[str]]:
     """Table name -> the folder and benchmark that hold it, and what could not be read."""
+    return _find("table", lambda benchmark: benchmark.tables, folder)
+
+
+def find_figures(
+    folder: Path | None = None,
+) -> tuple[dict[str, tuple[Path, Benchmark]], list[str]]:
+    """Figure name -> the folder and benchmark that hold it, and what could not be read."""
+    return _find("figure", lambda benchmark: benchmark.figures, folder)
+
+
+def _find(
+    kind: str, items: Callable[[Benchmark], Sequence[Layout | Figure]], folder: Path | None
+) -> tuple[dict[str, tuple[Path, Benchmark]], list[str]]:
     found: dict[str, tuple[Path, Benchmark]] = {}
     problems = []
     for path in sorted((folder or default_folder()).glob("*/benchmark.toml")):
@@ -186,12 +232,12 @@ def find(folder: Path | None = None) -> tuple[dict[str, tuple[Path, Benchmark]],
         except BadInput as error:
             problems.append(str(error))
             continue
-        for table in benchmark.tables:
-            if table.name in found:
-                first = found[table.name][0]
-                problems.append(f"{path}: table '{table.name}' is in {first} too, which counts")
+        for item in items(benchmark):
+            if item.name in found:
+                first = found[item.name][0]
+                problems.append(f"{path}: {kind} '{item.name}' is in {first} too, which counts")
             else:
-                found[table.name] = (path.parent, benchmark)
+                found[item.name] = (path.parent, benchmark)
     return found, problems
 
 
@@ -318,6 +364,7 @@ def validate(benchmark: Benchmark) -> None:
 
     Raises BadInput for an unknown task, class, protocol, metric, method or field, a value that a
     field does not take, and a value in `fields` that is not the default of an existing method.
+    A figure is of an existing method.
     """
     suite = Suite()
     for table in benchmark.tables:
@@ -328,6 +375,8 @@ def validate(benchmark: Benchmark) -> None:
                 _check_classes(table, block, column)
         for row in table.rows:
             check_row(benchmark, table, row, suite)
+    for figure in benchmark.figures:
+        _check_figure(figure, suite)
     for name, given in benchmark.fields.items():
         if name in suite.methods:
             default = fields.plain(suite.default(name))
@@ -338,6 +387,16 @@ def validate(benchmark: Benchmark) -> None:
                         f"fields.{name}.{field}: the benchmark says {changed[field]}, "
                         f"the method's default is {default[field]}"
                     )
+
+
+def _check_figure(figure: Figure, suite: Suite) -> None:
+    if figure.task not in suite.tasks:
+        raise BadInput(f"{figure.name}: {unknown('task', figure.task, suite.tasks)}")
+    if figure.method not in suite.methods:
+        raise BadInput(f"{figure.name}: {unknown('method', figure.method, suite.methods)}")
+    registry.load("protocols", figure.protocol)
+    for value in figure.values:
+        _override(suite, figure.method, {figure.field: value}, figure.name)
 
 
 def _check_metric(table: Layout, column: Column) -> None:

@@ -1,4 +1,4 @@
-"""Every run that the tables of a benchmark ask for: planned, estimated, and carried out.
+"""Every run that the tables and figures of a benchmark ask for: planned, estimated, carried out.
 
 Needs no torch: the runs happen in workers.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +33,9 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A task and a method with its field values, which one or several rows ask for.
+    """A task and a method with its field values, which one or several rows or figures ask for.
 
-    protocols: of the tables whose rows they are.
+    protocols: of the tables whose rows they are, and of the figures.
     """
 
     task: str
@@ -45,7 +45,7 @@ class Wanted:
 
     @property
     def label(self) -> str:
-        """The method, and the fields that a row sets."""
+        """The method, and the fields that a row or a figure sets."""
         return labels.label(self.method, self.overrides)
 
 
@@ -114,24 +114,34 @@ def find_benchmark(name: str) -> Benchmark:
 
 
 def wanted(benchmark: Benchmark, tasks: Collection[str] = ()) -> list[Wanted]:
-    """What the tables ask for, each once, in their order; `tasks` leaves out the others.
+    """What the tables, then the figures ask for, each once; `tasks` leaves out the others.
 
-    A run is scored by the protocols of all tables that ask for it.
+    A run is scored by the protocols of all that ask for it.
     """
     found: dict[str, Wanted] = {}
+    for one in _asked(benchmark):
+        if tasks and one.task not in tasks:
+            continue
+        key = json.dumps([one.task, one.method, one.overrides], sort_keys=True)
+        before = found[key].protocols if key in found else ()
+        protocols = dict.fromkeys((*before, *one.protocols))
+        found[key] = dataclasses.replace(one, protocols=tuple(protocols))
+    return list(found.values())
+
+
+def _asked(benchmark: Benchmark) -> Iterator[Wanted]:
+    """What each cell of a table and each value of a figure asks for."""
     for table in benchmark.tables:
         for task, row, column in papers.cells(table):
-            if tasks and task not in tasks:
-                continue
             overrides = {
                 name: {**row.overrides.get(name, {}), **column.overrides.get(name, {})}
                 for name in row.method.split("+")
             }
-            key = json.dumps([task, row.method, overrides], sort_keys=True)
-            before = found[key].protocols if key in found else ()
-            protocols = dict.fromkeys((*before, column.protocol or table.protocol))
-            found[key] = Wanted(task, row.method, overrides, tuple(protocols))
-    return list(found.values())
+            yield Wanted(task, row.method, overrides, (column.protocol or table.protocol,))
+    for figure in benchmark.figures:
+        for value in figure.values:
+            overrides = {figure.method: {figure.field: value}}
+            yield Wanted(figure.task, figure.method, overrides, (figure.protocol,))
 
 
 def plan(
@@ -159,7 +169,7 @@ def plan(
     papers.validate(benchmark)
     numbers = range(seed, seed + (seeds or benchmark.seeds))
     chosen = _choose_tasks(benchmark, tasks)
-    runs: dict[str, tuple[Run, Flags, Wanted]] = {}
+    asked: dict[str, tuple[Run, Flags, Wanted]] = {}
     skipped, left_out = [], []
     for one in wanted(benchmark, chosen):
         if not papers.implemented(one.method, registry.names("methods")):
@@ -183,18 +193,23 @@ def plan(
             skipped.append(Skipped(one.task, one.label, str(error)))
             continue
         left_out += [f"{one.label} on {one.task}: {reason}; scored without" for reason in unfit]
+        key = first.key  # one that a row spells out and another leaves at its default is one run
+        first, flags, one = asked.get(key, (first, flags, one))
         more = tuple(name for name in fitting if name not in first.protocols)
-        flags = dataclasses.replace(flags, protocols=more)
+        flags = dataclasses.replace(flags, protocols=(*flags.protocols, *more))
         first = dataclasses.replace(first, protocols=(*first.protocols, *more))
-        for number in numbers:
-            run = dataclasses.replace(first, seed=number)
-            runs.setdefault(run.key, (run, flags, one))
-    if not runs:
+        asked[key] = (first, flags, one)
+    if not asked:
         why = "; ".join(f"{s.method} on {s.task}: {s.reason}" for s in skipped)
         raise BadInput(f"nothing of benchmark {name} can be run: {why}")
     ours, problems = records.read_all(out)
     history = [*ours, *records.read_all(shipped("results"))[0]]
-    planned = _in_order(runs.values(), numbers, history, retry_failed)
+    runs = [
+        (dataclasses.replace(first, seed=number), flags, one)
+        for first, flags, one in asked.values()
+        for number in numbers
+    ]
+    planned = _in_order(runs, numbers, history, retry_failed)
     return Sweep(planned, tuple(skipped), (*left_out, *problems))
 
 
@@ -217,7 +232,7 @@ def fitting_protocols(run: Run, protocols: Sequence[str]) -> tuple[list[str], li
 
 
 def _choose_tasks(benchmark: Benchmark, names: Sequence[str]) -> list[str]:
-    known = {task for table in benchmark.tables for task, _, _ in papers.cells(table)}
+    known = {one.task for one in _asked(benchmark)}
     chosen = [registry.canonical("tasks", name) for name in names]
     for name in chosen:
         if name not in known:

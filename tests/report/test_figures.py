@@ -724,10 +724,33 @@ def test_unknown_figures_and_flags_without_meaning_are_refused(put, draw):
 
 
 def test_every_entry_can_be_drawn_by_its_kind():
-    for entry in catalogue.FIGURES.values():
+    entries, problems = catalogue.figures()
+    assert problems == []
+    assert len(entries) == 10
+    for entry in entries.values():
         assert entry.kind in plotting.ALLOWED
         assert entry.kind == "bars" or entry.kind in plotting.DRAWN
         assert entry.field is None or entry.kind == "sweep"
+
+
+def test_the_values_of_a_printed_sweep_are_those_of_its_benchmark(tmp_path):
+    text = (shipped("benchmarks") / "cbmt" / "benchmark.toml").read_text(encoding="utf-8")
+    assert text.count("values = [0.9,") == 1
+    (tmp_path / "cbmt").mkdir()
+    path = tmp_path / "cbmt" / "benchmark.toml"
+    path.write_text(text.replace("values = [0.9,", "values = [0.5,"), encoding="utf-8")
+    assert catalogue.find("cbmt-2a").values == (0.9, 0.95, 0.98, 0.99, 0.999)
+    assert catalogue.find("cbmt-2a", tmp_path).values == (0.5, 0.95, 0.98, 0.99, 0.999)
+
+    path.write_text(text.replace('name = "cbmt-2a"', 'name = "cbmt-2b"'), encoding="utf-8")
+    found, problems = catalogue.figures(tmp_path)
+    assert found["cbmt-2b"].kind == "curves"
+    assert problems == [f"{path}: figure 'cbmt-2b' is another's name"]
+
+    path.write_text(text.replace("[paper]", "[paper"), encoding="utf-8")
+    assert catalogue.find("cbmt-2b", tmp_path).kind == "curves"
+    with pytest.raises(BadInput, match=r"unknown figure 'cbmt-2a'.*; .*cannot be read"):
+        catalogue.find("cbmt-2a", tmp_path)
 
 
 def test_curves_of_the_committed_records():

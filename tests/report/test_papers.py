@@ -1,6 +1,7 @@
 """benchmark.toml and reported.csv of every paper: complete, consistent, and fitting the suite."""
 
 import csv
+import shutil
 import statistics
 from pathlib import Path
 
@@ -150,9 +151,7 @@ def test_osuda_overall_dice_is_no_plain_mean(printed, found):
 
 
 @pytest.mark.parametrize("name", ["osuda-1", "osuda-2"])
-def test_what_a_note_of_osuda_calls_not_stated_stands_in_the_way_of_a_verdict(
-    printed, found, name
-):
+def test_what_a_note_of_osuda_calls_not_stated_stands_in_the_way_of_a_verdict(printed, found, name):
     columns = {column.name: column for column in found[name][1].table(name).columns}
     unstated = {key: n.note for key, n in printed[name].items() if "not stated" in n.note}
     assert {column for *_, column in unstated} == {
@@ -274,6 +273,82 @@ CUP = 'classes = ["cup"], metric = "dice"'
 def test_what_names_nothing(benchmark, old, new, message):
     with pytest.raises(BadInput, match=message):
         papers.validate(papers.read(benchmark(old, new)))
+
+
+FIGURE = """
+[[figures]]
+name = "t-a"
+title = "Fig. 1"
+task = "refuge2rimone"
+protocol = "cbmt"
+method = "cbmt"
+field = "ema"
+values = [0.9, 0.98]
+"""
+
+
+@pytest.fixture
+def with_figure(benchmark):
+    """with_figure(old, new) writes TOML and FIGURE with one change; the folder of it."""
+
+    def write(old="", new=""):
+        folder = benchmark()
+        assert old in FIGURE
+        with (folder / "benchmark.toml").open("a", encoding="utf-8") as file:
+            file.write(FIGURE.replace(old, new))
+        return folder
+
+    return write
+
+
+def test_a_figure_is_found_by_its_name(with_figure):
+    folder = with_figure()
+    papers.validate(papers.read(folder))
+    found, problems = papers.find_figures(folder.parent)
+    assert problems == []
+    ((name, (home, benchmark)),) = found.items()
+    assert (name, home, benchmark.figure(name).values) == ("t-a", folder, (0.9, 0.98))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[0.9, 0.98]", "[0.9]", "figures.0: .*values of t-a: give two or more, each once"),
+        ("[0.9, 0.98]", "[0.9, 0.9]", "figures.0: .*values of t-a: give two or more, each once"),
+        ('field = "ema"', "", "figures.0.field: Field required"),
+        ("field =", "fields =", "figures.0.fields: Extra inputs|figures.0.field: Field required"),
+        (FIGURE, FIGURE * 2, "figure t-a given twice"),
+    ],
+)
+def test_a_figure_that_cannot_be_read(with_figure, old, new, message):
+    with pytest.raises(BadInput, match=message):
+        papers.read(with_figure(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("refuge2rimone", "refuge2rim", "t-a: unknown task 'refuge2rim': did you mean refuge2rim"),
+        ('method = "cbmt"', 'method = "cbmtt"', "t-a: unknown method 'cbmtt': did you mean cbmt"),
+        ('method = "cbmt"', 'method = "adabn+cbmt"', "t-a: unknown method 'adabn.cbmt'"),
+        ('protocol = "cbmt"', 'protocol = "cbm"', "unknown protocol 'cbm': did you mean cbmt"),
+        ('"ema"', '"emma"', "t-a emma: unknown field of cbmt 'emma': did you mean ema"),
+        ("0.98", "9.8", "t-a ema=9.8: Input should be less than or equal to 1"),
+    ],
+)
+def test_what_a_figure_names_and_is_not_there(with_figure, old, new, message):
+    with pytest.raises(BadInput, match=message):
+        papers.validate(papers.read(with_figure(old, new)))
+
+
+def test_the_name_of_a_figure_belongs_to_one_paper(with_figure):
+    folder = with_figure()
+    shutil.copytree(folder, folder.parent / "c")
+    found, problems = papers.find_figures(folder.parent)
+    assert found["t-a"][0] == folder
+    assert problems == [
+        f"{folder.parent / 'c' / 'benchmark.toml'}: figure 't-a' is in {folder} too, which counts"
+    ]
 
 
 def test_rows_of_codes_that_average_over_mirror_images_say_that_ours_do_not():

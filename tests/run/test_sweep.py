@@ -119,6 +119,51 @@ def test_a_protocol_that_cannot_score_a_run_leaves_it_to_the_others(mini):
     assert "tent_online" not in {one.job.method for one in sweep.planned}
 
 
+def figure(values="[0.9, 0.98]", protocol="cbmt"):
+    """Of a field whose default is 0.98."""
+    return f"""
+[[figures]]
+name = "mini-f"
+title = "t"
+task = "tiny"
+protocol = "{protocol}"
+method = "cbmt"
+field = "ema"
+values = {values}
+"""
+
+
+def test_the_values_of_a_figure_are_run_and_its_default_is_the_plain_run(mini):
+    before = names(make(mini, seeds=1))
+    (mini / "benchmark.toml").write_text(BENCHMARK + figure("[0.9, 0.98, 0.999]"))
+    sweep = make(mini, seeds=1)
+    assert names(sweep) == [*before, ("cbmt ema=0.9", 0), ("cbmt ema=0.999", 0)]
+    assert sweep.planned[-1].run.overrides == {"cbmt": {"ema": 0.999}}
+    assert {w.task for w in wanted(papers.read(mini), ["scgm_to_site3"])} == {"scgm_to_site3"}
+
+
+def test_a_figure_scores_the_plain_run_by_its_protocol_too(mini):
+    """The table with the plain run asks for cbmt alone."""
+    text = BENCHMARK.replace('protocol = "dpl"', 'protocol = "cbmt"')
+    (mini / "benchmark.toml").write_text(text + figure(protocol="beal"))
+    runs = {one.job.method: one for one in make(mini, seeds=1).planned}
+    assert runs["cbmt"].run.protocols == ("strict", "cbmt", "beal")
+    assert runs["cbmt"].job.command.count("--protocol") == 1
+    assert runs["cbmt ema=0.9"].run.protocols == ("strict", "cbmt", "beal")
+    assert runs["cbmt alpha=0.0"].run.protocols == ("strict", "cbmt")
+    assert "cbmt ema=0.98" not in runs
+
+
+def test_a_task_may_be_a_figure_s_alone(mini):
+    text = figure("[0.5, 1.0]", "osuda")
+    for old, new in [('"tiny"', '"tiny_volume"'), ('"cbmt"', '"osuda"'), ('"ema"', '"eta"')]:
+        text = text.replace(old, new)
+    (mini / "benchmark.toml").write_text(BENCHMARK + text)
+    sweep = make(mini, tasks=["tiny_volume"], seeds=1)
+    assert names(sweep) == [("osuda eta=0.5", 0), ("osuda eta=1.0", 0)]
+    assert sweep.planned[1].run.overrides == {"osuda": {}}, "1.0 is the default"
+
+
 def test_the_sources_of_one_seed_stand_together(mini):
     """The tables ask for tiny, for tiny_volume, and for tiny again."""
     text = BENCHMARK.replace('task = "scgm_to_site3"', 'task = "tiny_volume"')

@@ -1,12 +1,17 @@
-"""The figures by name: the general kinds, and those of the papers as values of them."""
+"""The figures by name: the general kinds, and those of the papers as values of them.
+
+A paper's sweep stands in its benchmark.toml, since its runs are made for it alone.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
+from sfdabench.report import benchmark as papers
 
 Kind = Literal["curves", "sweep", "bars", "grid", "tsne"]
 
@@ -29,12 +34,14 @@ class Entry:
     note: str = ""
 
 
-FIGURES: dict[str, Entry] = {
+GENERAL: dict[str, Entry] = {
     "curves": Entry("curves", "Dice by epoch; --task, --method"),
     "sweep": Entry("sweep", "Dice against a field of a method; --task, --method, --field"),
     "bars": Entry("bars", "Score by method and class with 95 % intervals; TABLE, or --task"),
     "grid": Entry("grid", "Best, median and worst case with contours; --task, --method"),
     "tsne": Entry("tsne", "t-SNE of predictions by site, before and after; --task, --method"),
+}
+PRINTED: dict[str, Entry] = {
     "cbmt-1a": Entry(
         "curves",
         "CBMT, Fig. 1(a): training curves of pseudo-labelling and CBMT",
@@ -42,15 +49,6 @@ FIGURES: dict[str, Entry] = {
         methods=("pseudo_label", "mean_teacher", "cbmt"),
         protocol="cbmt",
         note="the paper draws DPL and not the mean teacher",
-    ),
-    "cbmt-2a": Entry(
-        "sweep",
-        "CBMT, Fig. 2(a): performance against the EMA rate λ",
-        task="refuge2rimone",
-        methods=("cbmt",),
-        protocol="cbmt",
-        field="ema",
-        values=(0.9, 0.95, 0.98, 0.99, 0.999),  # ours: the text does not say which are drawn
     ),
     "cbmt-2b": Entry(
         "curves",
@@ -77,8 +75,35 @@ FIGURES: dict[str, Entry] = {
 }
 
 
-def find(name: str) -> Entry:
+def figures(folder: Path | None = None) -> tuple[dict[str, Entry], list[str]]:
+    """Every figure by name, with the sweeps of the benchmarks in `folder`; and what could not be
+    used of these.
+    """
+    printed = dict(PRINTED)
+    found, problems = papers.find_figures(folder)
+    for name, (home, benchmark) in found.items():
+        if name in GENERAL or name in PRINTED:
+            problems.append(f"{home / 'benchmark.toml'}: figure '{name}' is another's name")
+        else:
+            printed[name] = _sweep(benchmark.figure(name))
+    return {**GENERAL, **dict(sorted(printed.items()))}, problems
+
+
+def _sweep(figure: papers.Figure) -> Entry:
+    return Entry(
+        "sweep",
+        figure.title,
+        task=figure.task,
+        methods=(figure.method,),
+        protocol=figure.protocol,
+        field=figure.field,
+        values=figure.values,
+    )
+
+
+def find(name: str, folder: Path | None = None) -> Entry:
     """The entry of that name. Raises BadInput that names the near ones."""
-    if name not in FIGURES:
-        raise BadInput(unknown("figure", name, FIGURES))
-    return FIGURES[name]
+    found, problems = figures(folder)
+    if name not in found:
+        raise BadInput("; ".join([unknown("figure", name, found), *problems]))
+    return found[name]
