@@ -14,10 +14,13 @@ from PIL import Image
 from sfdabench.core.errors import BadInput
 from sfdabench.core.paths import shipped
 from sfdabench.core.progress import Progress
-from sfdabench.report import runs, units
+from sfdabench.report import benchmark, runs, units
 from sfdabench.report.figures import bars, catalogue, curves, grid, scores, style, sweep, tsne
 from sfdabench.run import plot as plotting
+from sfdabench.run.plan import choose_methods
 from sfdabench.run.plot import Request, plot
+from sfdabench.run.sweep import wanted
+from sfdabench.store import labels
 from sfdabench.store.records import CASE_COLUMNS
 
 TASK = "refuge2rimone"
@@ -731,6 +734,25 @@ def test_every_entry_can_be_drawn_by_its_kind():
         assert entry.kind in plotting.ALLOWED
         assert entry.kind == "bars" or entry.kind in plotting.DRAWN
         assert entry.field is None or entry.kind == "sweep"
+
+
+@pytest.mark.parametrize("profile", ["paper", "phantom"])
+def test_the_methods_of_an_entry_are_called_as_their_records_are(profile):
+    entries, _ = catalogue.figures()
+    for entry in entries.values():
+        for label in entry.methods:
+            method, settings = labels.split(label)
+            assert labels.label(method, choose_methods(method, settings, profile)[1]) == label
+
+
+def test_the_figures_of_self_ensembling_draw_the_paper_s_runs():
+    weak = "self_ensembling consistency=cross_entropy weight=5.0"
+    assert catalogue.find("self-ensembling-7").methods == (weak, "self_ensembling")
+    assert catalogue.find("self-ensembling-8").methods == ("self_ensembling",)
+    asked = {
+        (w.task, w.label) for w in wanted(benchmark.read(shipped("benchmarks/self_ensembling")))
+    }
+    assert ("scgm_to_site3", weak) in asked
 
 
 def test_the_values_of_a_printed_sweep_are_those_of_its_benchmark(tmp_path):
