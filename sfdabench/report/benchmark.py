@@ -48,11 +48,13 @@ class Block(toml.Part):
     """One comparison of a table: a task, and how many test cases the paper scored.
 
     task: None where each column names its own, or where no task of ours is scored so.
+    because: why none is.
     """
 
     name: str
     task: str | None = None
     cases: int | None = None
+    because: str | None = None
 
 
 class Column(toml.Part):
@@ -87,6 +89,7 @@ class Row(toml.Part):
     """A printed row and the run beside it.
 
     tasks: the only ones on which it is a run of ours; any where empty.
+    elsewhere: why it is none on the others.
     read: "best" takes the audit's best epoch on test labels in place of the last.
     because: why the printed row is not comparable with any run of ours.
     ours: measured only, not in the paper.
@@ -96,6 +99,7 @@ class Row(toml.Part):
     method: str
     overrides: Fields = {}
     tasks: tuple[str, ...] = ()
+    elsewhere: str | None = None
     read: Literal["last", "best"] = "last"
     because: str | None = None
     ours: bool = False
@@ -110,6 +114,17 @@ class Layout(toml.Part):
     blocks: tuple[Block, ...]
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+
+    @model_validator(mode="after")
+    def _reasons(self) -> Self:
+        own = any(column.task for column in self.columns)
+        for block in self.blocks:
+            if block.because and (block.task or own):
+                raise ValueError(f"{block.name} of {self.name}: has a task, give no because")
+        for row in self.rows:
+            if row.elsewhere and not row.tasks:
+                raise ValueError(f"{row.name} of {self.name}: elsewhere needs tasks beside it")
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -58,7 +58,7 @@ def _status(line: Line) -> str:
     """How many seeds stand behind a line, or why there are none."""
     seeds = sorted({cell.seeds for cell in line.cells})
     if seeds == [0]:
-        return line.cells[0].verdict
+        return line.cells[0].verdict.partition(" (")[0]  # why stands below the table
     count = "-".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
     failed = max(cell.failed for cell in line.cells)
     plural = "" if seeds[-1] == 1 else "s"

@@ -40,8 +40,8 @@ class Cell:
     cases: test cases of each run; None where nothing ran or the runs do not agree.
     difference: measured - published; None on phantoms, which say nothing about it.
     verdict: "reproduced", "differs", "not comparable (why)", "not reported", "not in the paper",
-        "failed", "not run", "not implemented", "no task" (none of ours is scored so) or "invalid"
-        (the benchmark file is at fault; the table's problems say how).
+        "failed", "not run", "not implemented", "no task (why)" (none of ours is scored so) or
+        "invalid" (the benchmark file is at fault; the table's problems say how).
     """
 
     published: float | None
@@ -247,7 +247,7 @@ def _build(
         tolerance = benchmark.tolerance[unit]
         limit = LIMITS[unit].format(tolerance.limit)
         basis.append(f"reproduced: within {limit} ({tolerance.reason})")
-    basis += hidden
+    basis += [*_without_task(layout), *hidden]
     return Table(
         name=name,
         title=layout.title,
@@ -295,7 +295,8 @@ def _section(
             verdict = absent.get(row.name, "not run")
             has_task = column.mean_of or papers.task_of(block, row, column) in compared.done
             if verdict != "invalid" and not (compared.done and has_task):
-                verdict = "no task"
+                why = block.because or row.elsewhere
+                verdict = f"no task ({why})" if why else "no task"
             cells.append(_cell(benchmark, block, row, column, number, behind[column.name], verdict))
         lines.append(Line(row.name, _label(row), row.ours, tuple(cells)))
     return Section(block.name, ", ".join(compared.done) or "no task", tuple(lines))
@@ -451,6 +452,18 @@ def _changed(benchmark: Benchmark, fields: Fields, record: Record) -> list[str]:
         if have is not None:
             changed += [f"{name} {f} {have.get(f)}" for f, v in values.items() if have.get(f) != v]
     return changed
+
+
+def _without_task(layout: Layout) -> list[str]:
+    """A line on each reason why blocks, or rows on other tasks than theirs, have no task."""
+    names: dict[str, list[str]] = {}
+    for block in layout.blocks:
+        if block.because:
+            names.setdefault(block.because, []).append(block.name)
+    for row in layout.rows:
+        if row.elsewhere:
+            names.setdefault(row.elsewhere, []).append(f"{row.name} elsewhere")
+    return [f"no task for {', '.join(of)}: {why}" for why, of in names.items()]
 
 
 def _empties(layout: Layout, compared: _Comparison, task: str) -> str:

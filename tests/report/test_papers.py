@@ -246,6 +246,8 @@ def test_a_small_benchmark_is_valid(benchmark):
         ('["Disc", "Cup"]', '["Disc", "Mean"]', "Mean of t-1: no column Mean to average"),
         ("seeds = 1", "seeds = 0", "seeds: Input should be greater than 0"),
         ("seeds = 1", "", "seeds: Field required"),
+        ('"refuge2rimone" }', '"refuge2rimone", because = "w" }', "B of t-1: has a task, give no"),
+        ('"elsewhere+cbmt"', '"cbmt", elsewhere = "w"', "S of t-1: elsewhere needs tasks beside"),
     ],
 )
 def test_what_cannot_be_read(benchmark, old, new, message):

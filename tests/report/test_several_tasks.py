@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -156,13 +157,38 @@ def test_a_column_with_its_own_protocol_says_what_to_run(put, lines):
     assert (found.measured, found.verdict) == (2.15, "differs")
 
 
+TRAINED_ON = "the paper trained on these very images and labels; no task of ours scores its source"
+ELSEWHERE = "a task of ours scores only the center that it adapts to"
+
+
+def test_every_cell_without_a_task_says_why_in_every_form():
+    built = tables.build("self-ensembling-1", None, folder=BENCHMARKS)
+    cells = [cell for section in built.sections for line in section.lines for cell in line.cells]
+    verdicts = [cell.verdict for cell in cells if cell.verdict.startswith("no task")]
+    assert sorted(Counter(verdicts).items()) == [
+        (f"no task ({ELSEWHERE})", 2 * 6),
+        (f"no task ({TRAINED_ON})", 2 * 3 * 6),
+    ]
+    reasons = [
+        f"no task for Center 1, Center 2: {TRAINED_ON}",
+        f"no task for Adapted to Center 3 elsewhere, Adapted to Center 4 elsewhere: {ELSEWHERE}",
+    ]
+    for form in (render.text, render.markdown, render.latex):
+        shown = form(built)
+        assert [" ".join(shown.split()).count(reason) for reason in reasons] == [1, 1]
+        assert "no task (" not in shown, "the column Runs has no room for the reason"
+    for form in (render.csv, render.csv_long):
+        assert form(built).count(f"no task ({TRAINED_ON})") == 36
+
+
 def test_cells_that_no_task_of_ours_fills(lines, tmp_path):
     (tmp_path / "results").mkdir()
     found = lines("self-ensembling-1")
     for center in ("Center 1", "Center 2"):
-        assert found[center, "Baseline"]["Dice"].verdict == "no task"
+        for row in ("Baseline", "Adapted to Center 3"):
+            assert found[center, row]["Dice"].verdict == f"no task ({TRAINED_ON})"
         assert (center, "Supervised") not in found  # one of ours would be empty for ever
-    assert found["Center 4", "Adapted to Center 3"]["Dice"].verdict == "no task"
+    assert found["Center 4", "Adapted to Center 3"]["Dice"].verdict == f"no task ({ELSEWHERE})"
     assert found["Center 3", "Baseline"]["Dice"].verdict == "not run"
 
 
