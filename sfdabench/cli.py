@@ -677,7 +677,9 @@ def _write_text(path: Path, text: str) -> None:
 @click.option("--protocol", help="Default: the paper's for its figures, else strict.")
 @click.option("--metric", help="Of bars. Default: dice.")
 @click.option("--field", help="Of sweep: the field of the method.")
-@click.option("--by", help="Of grid: the run that ranks the cases. Default: the last.")
+@click.option(
+    "--by", help="Of grid: the run that ranks the cases. Default: the last that is no oracle."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Of grid and tsne. Default: the first.")
 @click.option("--data", type=click.Path(path_type=Path), help="Of grid and tsne.")
 @click.option("--device", type=DEVICES, help="Of grid and tsne.")

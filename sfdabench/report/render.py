@@ -43,7 +43,7 @@ def _number(value: float | None, std: float | None) -> str:
 def _measured(cell: Cell, reasons: dict[str, int]) -> str:
     """'91.20±0.30 -2.16 ≠'; `reasons` numbers what stands in the way of a comparison."""
     if not cell.seeds:
-        return cell.verdict
+        return cell.verdict.partition(" (")[0]
     parts = ["undefined" if cell.measured is None else _number(cell.measured, cell.measured_std)]
     mark = {"reproduced": "=", "differs": "≠"}.get(cell.verdict, "")
     if cell.verdict.startswith("not comparable"):
