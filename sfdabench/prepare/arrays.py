@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -344,7 +344,8 @@ def phantom_root(name: str, dataset: Dataset, cache: Path, report: Report) -> Pa
 def _draw(dataset: Dataset, root: Path, index: Path) -> None:
     """The phantom and its index, in place of what is there."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
+    work = root.parent / f".{root.name}.{secrets.token_hex(4)}"
+    work.mkdir()
     try:
         dataset.phantom(work, seed=0)
         with atomic(index) as file:
