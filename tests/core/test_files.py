@@ -22,8 +22,13 @@ def test_a_file_is_as_open_as_the_users_umask_says(umask, tmp_path):
 
 def test_a_failure_leaves_the_old_file_and_no_other(tmp_path):
     (tmp_path / "a.json").write_text("old")
-    with pytest.raises(ValueError, match="half"), atomic(tmp_path / "a.json") as file:
-        file.write("ne")
-        raise ValueError("half way")
+
+    def half_way():
+        with atomic(tmp_path / "a.json") as file:
+            file.write("ne")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        half_way()
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "old"
