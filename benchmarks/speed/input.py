@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
+import platform
 import statistics
 import tempfile
 import time
@@ -95,6 +97,9 @@ def main() -> None:
         rows.append(measure(task, arguments.profile, arguments.batch, arguments.steps))
         print(rows[-1], flush=True)
     with arguments.out.open("w", encoding="utf-8", newline="") as file:
+        file.write(
+            f"# python benchmarks/speed/input.py; {platform.machine()}, {os.cpu_count()} cores\n"
+        )
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

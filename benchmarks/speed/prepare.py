@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -97,6 +99,9 @@ def main() -> None:
             rows.append(json.loads(out.splitlines()[-1]))
             print(rows[-1], flush=True)
     with arguments.out.open("w", encoding="utf-8", newline="") as file:
+        file.write(
+            f"# python benchmarks/speed/prepare.py; {platform.machine()}, {os.cpu_count()} cores\n"
+        )
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

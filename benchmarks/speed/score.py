@@ -6,6 +6,8 @@ python benchmarks/speed/score.py
 from __future__ import annotations
 
 import csv
+import os
+import platform
 import statistics
 import time
 from pathlib import Path
@@ -62,6 +64,9 @@ def main() -> None:
     }
     print(row)
     with (RESULTS / "score.csv").open("w", encoding="utf-8", newline="") as file:
+        file.write(
+            f"# python benchmarks/speed/score.py; {platform.machine()}, {os.cpu_count()} cores\n"
+        )
         writer = csv.DictWriter(file, row, lineterminator="\n")
         writer.writeheader()
         writer.writerow(row)
