@@ -6,6 +6,7 @@ Nothing here needs torch, so that a run whose record exists is answered at once.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -350,11 +351,12 @@ def resolve(
     chosen_device = choose_device(device)
     found: dict[tuple[str, Path], dict[str, list[Case]]] = {}
 
+    @functools.cache  # every look at a phantom looks at all of its files
+    def phantom_of(name: str) -> Path:
+        return phantom_root(name, registry.load("datasets", name)(), cache, progress.say)
+
     def split(domain: Domain, pattern: str, role: str, labelled: bool) -> Split:
-        where = root
-        if where is None:
-            entry = registry.load("datasets", domain.dataset)()
-            where = phantom_root(domain.dataset, entry, cache, progress.say)
+        where = phantom_of(domain.dataset) if root is None else root
         memo = found.setdefault((domain.dataset, where), {})
         how = Preparation.of(value, domain, recipe.size, role)
         name = domain.dataset
