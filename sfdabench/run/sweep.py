@@ -203,7 +203,8 @@ def plan(
         why = "; ".join(f"{s.method} on {s.task}: {s.reason}" for s in skipped)
         raise BadInput(f"nothing of benchmark {name} can be run: {why}")
     ours, problems = records.read_all(out)
-    history = [*ours, *records.read_all(shipped("results"))[0]]
+    shipped_sets = sorted(path for path in shipped("results").iterdir() if path.is_dir())
+    history = [*ours, *(record for one in shipped_sets for record in records.read_all(one)[0])]
     runs = [
         (dataclasses.replace(first, seed=number), flags, one)
         for first, flags, one in asked.values()

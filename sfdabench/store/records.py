@@ -110,15 +110,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_all(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every record below `out` in path order, and a message for each that cannot be read.
+    """Every record `out`/task/method/*.json in path order, and a message for each that cannot be
+    read.
 
-    Each record gains `path`, its file relative to `out`. Work folders of unfinished runs are
-    passed over.
+    Each record gains `path`, its file relative to `out`. Folders of results inside `out` are other
+    comparisons, such as those that a checkout ships in the folder that runs go to by default.
     """
     records, problems = [], []
-    for path in sorted(out.rglob("*.json")):
+    for path in sorted(out.glob("*/*/*.json")):
         inside = path.relative_to(out)
-        if any(part.startswith(".") or part.endswith(".work") for part in inside.parts):
+        if any(part.startswith(".") for part in inside.parts):
             continue
         try:
             record = read(path)

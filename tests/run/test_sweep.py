@@ -278,7 +278,7 @@ def test_only_the_first_run_of_a_source_pays_for_its_training(mini):
         record = finished(one.run, 10, schema=records.SCHEMA, seed=9)
         record |= dict.fromkeys(set(records.REQUIRED) - set(record), None)
         record["fields"] = {n: dataclasses.asdict(m) for n, m in one.run.chain}
-        records.write_json(out / "old" / f"{one.run.key}.json", record)
+        records.write_json(out / "old" / "any" / f"{one.run.key}.json", record)
     sweep = make(mini, seed=5, seeds=1)
     assert [one.seconds for one in sweep.planned] == pytest.approx([50, 10, 10, 10, 10])
     assert sweep.forecast(2) == "5 to run; 5 take about 90 s (45 s with 2 jobs)"

@@ -99,9 +99,9 @@ def test_a_neighbour_of_a_record_names_the_record(record, suffix):
 
 
 def test_a_folder_above_may_be_hidden(record, tmp_path):
-    """Work folders of unfinished runs are not looked into, whatever stands above `out`."""
+    """Work folders and other comparisons inside are not looked into, whatever stands above."""
     out = tmp_path / ".hidden" / "out"
-    for folder in ("task/method", "task/.method", "task/a.work"):
+    for folder in ("task/method", "task/.method", "task/method/a.work", "phantom/task/method"):
         records.write_json(out / folder / "r.json", json.loads(record.read_text()))
     found, problems = records.read_all(out)
     assert [one["path"] for one in found] == ["task/method/r.json"]
