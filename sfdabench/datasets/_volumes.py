@@ -112,26 +112,36 @@ def read_nifti(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray]:
     Raises DataFault naming the file where it is missing, broken, not three-dimensional, or places
     its voxels nowhere.
     """
+    shape, affine, array = open_nifti(
+        path, header=header, cure="; get this file again from the authors"
+    )
+    if len(shape) != 3:
+        raise DataFault(f"{path}: shape {shape}, expected a volume of three axes")
+    if not places_voxels(affine):
+        raise DataFault(f"{path}: its affine places the voxels nowhere; convert the file anew")
+    return shape if array is None else array, affine
+
+
+def open_nifti(
+    path: Path, *, header: bool = False, cure: str = ""
+) -> tuple[tuple[int, ...], np.ndarray, np.ndarray | None]:
+    """Shape, affine, and the array in file order, None with `header`; of any number of axes.
+
+    Raises DataFault naming the file, with `cure` behind it, where it is missing or broken.
+    """
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
     broken = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError)
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         shape, affine = image.shape, np.asarray(image.affine, np.float64)
-        array = shape if header else voxels(image, path)
+        return shape, affine, None if header else _voxels(image, path)
     except FileNotFoundError:
         raise DataFault(f"{path}: missing file") from None
     except (*broken, zlib.error) as error:
-        raise DataFault(
-            f"{path}: not a whole NIfTI file ({error}); get this file again from the authors"
-        ) from error
-    if len(shape) != 3:
-        raise DataFault(f"{path}: shape {shape}, expected a volume of three axes")
-    if not places_voxels(affine):
-        raise DataFault(f"{path}: its affine places the voxels nowhere; convert the file anew")
-    return array, affine
+        raise DataFault(f"{path}: not a whole NIfTI file ({error}){cure}") from error
 
 
 def places_voxels(affine: np.ndarray) -> bool:
@@ -143,7 +153,7 @@ def places_voxels(affine: np.ndarray) -> bool:
     return not np.isnan(io_orientation(affine)).any()
 
 
-def voxels(image: Any, path: Path) -> np.ndarray:
+def _voxels(image: Any, path: Path) -> np.ndarray:
     """The array of an image whose header is read; a packed file is unpacked once, to its end."""
     if path.suffix.lower() != ".gz":
         return np.asanyarray(image.dataobj)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.protocol import Protocol
-from sfdabench.datasets._volumes import canonical, canonical_spacing, places_voxels, voxels
+from sfdabench.datasets._volumes import canonical, canonical_spacing, open_nifti, places_voxels
 from sfdabench.evaluate.score import Tally
 
 SUFFIXES = (".png", ".nii", ".nii.gz")
@@ -54,17 +53,7 @@ def _read_png(path: Path, header: bool) -> Any:
 
 
 def _read_nifti(path: Path, header: bool) -> tuple[Any, np.ndarray]:
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    broken = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError)
-    try:
-        volume = nibabel.load(path)
-        shape, affine = volume.shape, np.asarray(volume.affine, np.float64)
-        array = None if header else voxels(volume, path)
-    except (*broken, zlib.error) as error:
-        raise BadInput(f"{path}: not a whole NIfTI file ({error})") from error
+    shape, affine, array = open_nifti(path, header=header)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (2, 3):
