@@ -98,12 +98,19 @@ def plugins(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of the records.",
+def _records_option(flag: str) -> Callable[..., Any]:
+    return click.option(
+        flag,
+        type=click.Path(path_type=Path),
+        default=Path("results"),
+        show_default=True,
+        help="Folder of the records.",
+    )
+
+
+out_option, results_option = _records_option("--out"), _records_option("--results")
+profile_option = click.option(
+    "--profile", help="paper (default on real data) or phantom (default without data)."
 )
 source_set_option = click.option(
     "--source-set",
@@ -144,7 +151,7 @@ def cli() -> None:
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Run SEED, SEED+1, ...")
 @data_option
 @out_option
-@click.option("--profile", help="paper (default on real data) or phantom (default without data).")
+@profile_option
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Field of a method.")
 @source_set_option
 @device_option
@@ -336,7 +343,7 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
 )
 @data_option
 @out_option
-@click.option("--profile", help="paper (default on real data) or phantom (default without data).")
+@profile_option
 @source_set_option
 @device_option
 @jobs_option
@@ -562,13 +569,7 @@ def show(name: str) -> None:
 
 @cli.command()
 @click.argument("name", required=False)
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of the records.",
-)
+@results_option
 @click.option(
     "--format",
     "fmt",
@@ -656,13 +657,7 @@ def _write_text(path: Path, text: str) -> None:
 @cli.command()
 @click.argument("figure", required=False)
 @click.argument("table_name", metavar="[TABLE]", required=False)
-@click.option(
-    "--results",
-    type=click.Path(path_type=Path),
-    default=Path("results"),
-    show_default=True,
-    help="Folder of the records.",
-)
+@results_option
 @click.option("--out", type=click.Path(path_type=Path), help="Default: figures.")
 @click.option("--task", help="Default: that of the figure, or the only one recorded.")
 @click.option(
