@@ -197,27 +197,25 @@ def _bars(asked: Request, progress: Progress) -> tuple[Figure, str]:
     return bars.draw(parts, protocol, metric, title, classes), f"bars-{asked.table}"
 
 
-def _weights_of(
-    asked: Request, compared: Comparison, labels: list[str]
-) -> tuple[int, dict[str, Path], Path | None]:
+def _weights_of(asked: Request, chosen: Comparison) -> tuple[int, dict[str, Path], Path | None]:
     """The seed, each run's record of it by name, and the data; every weight is there."""
-    if compared.data == "phantom" and asked.data is not None:
+    if chosen.data == "phantom" and asked.data is not None:
         raise BadInput("--data: these records are of the phantom; add --kind real, or leave it out")
-    data = data_root(asked.data) if compared.data == "real" else None
-    variants = compared.only(labels).variants
+    data = data_root(asked.data) if chosen.data == "real" else None
+    variants, labels = chosen.variants, [variant.label for variant in chosen.variants]
     shared = sorted(set.intersection(*(set(variant.seeds) for variant in variants)))
     if not shared:
         raise BadInput(f"{', '.join(labels)}: no seed in common; run each with the same --seed")
     seed = shared[0] if asked.seed is None else asked.seed
     if seed not in shared:
         raise BadInput(f"--seed {seed}: all of {', '.join(labels)} have seed {shared}")
-    paths = {variant.name: compared.path(variant.runs[variant.seeds.index(seed)])
+    paths = {variant.name: chosen.path(variant.runs[variant.seeds.index(seed)])
              for variant in variants}  # fmt: skip
     for label, path in zip(labels, paths.values(), strict=True):
         if not path.with_suffix(".safetensors").is_file():
             raise BadInput(
                 f"{path.with_suffix('.safetensors')}: the weights of this record are not beside "
-                f"it; put them there, or make them anew: {compared.command(label)} --seed {seed} "
+                f"it; put them there, or make them anew: {chosen.command(label)} --seed {seed} "
                 "--force"
             )
     return seed, paths, data
@@ -253,14 +251,14 @@ def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress
             f"{asked.figure}: {len(labels)} runs, a page holds {COLUMNS - 2}; choose by --method "
             f"among {listed}"
         )
-    seed, paths, data = _weights_of(asked, compared, labels)
+    chosen = compared.only(labels)
+    seed, paths, data = _weights_of(asked, chosen)
     if asked.by not in (None, *labels):
         raise BadInput(f"--by {asked.by}: {unknown('run of this figure', asked.by or '', labels)}")
-    shown_runs = compared.only(labels).variants
-    judge = compared.variant(asked.by or [v.label for v in shown_runs if not v.oracle][-1])
+    judge = chosen.variant(asked.by or [v.label for v in chosen.variants if not v.oracle][-1])
     cases = grid.choose(compared, judge, seed)
     shown, classes = pictures(paths, [*cases.values()], data, asked.device or "auto", progress)
-    dice = {variant.name: grid.dice_by_case(compared, variant, seed) for variant in shown_runs}
+    dice = {variant.name: grid.dice_by_case(compared, variant, seed) for variant in chosen.variants}
     return grid.draw(
         dict(zip(cases, shown, strict=True)),
         dice,
@@ -279,14 +277,15 @@ def _tsne(asked: Request, entry: Entry, compared: Comparison, progress: Progress
     from sfdabench.run.pictures import features
 
     methods = asked.methods or entry.methods
-    if len(methods) != 1:
+    if len(methods) != 1 or methods[0] == "source_only":
         others = [v for v in compared.variants if v.label != "source_only" and not _online(v)]
         there = ", ".join(f"'{v.label}'" for v in others)
         raise BadInput(f"{asked.figure}: give one --method of those recorded: {there}")
-    seed, paths, data = _weights_of(asked, compared, ["source_only", methods[0]])
+    chosen = compared.only(["source_only", methods[0]])
+    seed, paths, data = _weights_of(asked, chosen)
     before, after = features(paths, data, asked.device or "auto", progress).values()
     return tsne.draw(
-        {"before: source_only": before, f"after: {compared.variant(methods[0]).name}": after},
+        {"before: source_only": before, f"after: {chosen.variants[-1].name}": after},
         [_title(entry), style.subject(compared.task, compared.data)],
         ["logits of the test planes of each site", f"seed {seed}", entry.note],
     )

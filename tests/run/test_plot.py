@@ -118,6 +118,8 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     unchosen = Request("tsne", tmp_path / "results", tmp_path)
     with pytest.raises(BadInput, match=r"--method of those recorded: 'adabn', 'supervised'$"):
         plot(unchosen, QUIET)
+    with pytest.raises(BadInput, match="give one --method of those recorded"):
+        plot(dataclasses.replace(unchosen, methods=("source_only",)), QUIET)
     for figure in ("grid", "tsne"):
         asked = dataclasses.replace(unchosen, figure=figure, methods=("tent_online",))
         with pytest.raises(BadInput, match=rf"{online}: tent_online learnt while it predicted"):
