@@ -139,7 +139,7 @@ def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, A
     Raises BadInput for faults of the data and of the backbone's weights, before any training.
     """
     path = run.record_path
-    if run.recipe.backbone_weights is not None:
+    if run.recipe.backbone_weights is not None and (force or not path.exists()):
         initial_network(run)  # its refusal must not wait for the data, which may take minutes
     with held(path, progress.say):
         found = None if force else find(run)
