@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 from sfdabench.core.dataset import Card, Case, Scan
 from sfdabench.datasets._files import always, exact, listing, pair, write
@@ -80,5 +79,5 @@ or Domain1/{train,test}/ROIs/{image,mask}/<id>.png
 
 def _soft(mask: np.ndarray) -> np.ndarray:
     """Votes of four raters who agree on `mask` by majority and differ along its border."""
-    votes = np.rint(4 * gaussian_filter(mask.astype(np.float32), 1.0, truncate=3)).astype(int)
+    votes = np.rint(4 * phantom.blurred(mask.astype(np.float32), 1.0)).astype(int)
     return np.array(VOTES, np.uint8)[np.where(mask, votes.clip(2, 4), votes.clip(0, 1))]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter
 
 from sfdabench.core.seeding import generator
 
@@ -132,9 +131,16 @@ def frame(camera: Camera, *key: int | str) -> tuple[np.ndarray, np.ndarray]:
     image += camera.noise * rng.standard_normal(image.shape, np.float32)
     sigma = rng.uniform(*camera.blur)
     for channel in range(3):
-        image[..., channel] = gaussian_filter(image[..., channel], sigma, truncate=3)
+        image[..., channel] = blurred(image[..., channel], sigma)
     image[_squared(rows, columns, middle, camera.field * height) > 1] = 0
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), label
+
+
+def blurred(values: np.ndarray, sigma: float) -> np.ndarray:
+    """Smooth (H, W) by a Gaussian of `sigma` pixels, cut at three of them."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(values, sigma, truncate=3)
 
 
 def _nerve_head(
@@ -275,7 +281,7 @@ def _vessels(
         hub = np.array([centre[1], centre[0]]) + radius * rng.normal((0.15 * side, 0), 0.12)
         grow(hub, heading, bend, radius * rng.uniform(0.06, 0.16), 26)
     tree = np.asarray(canvas.reduce(zoom), np.float32) / 255
-    return gaussian_filter(tree, 0.5, truncate=3)
+    return blurred(tree, 0.5)
 
 
 def _lesions(
@@ -302,5 +308,5 @@ def _lesions(
                 continue
             half = radius * size * rng.uniform(0.5, 1.5, 2)
             draw.ellipse((x - half[0], y - half[1], x + half[0], y + half[1]), fill=255)
-        spots = gaussian_filter(np.asarray(canvas, np.float32) / 255, 0.7, truncate=3)
+        spots = blurred(np.asarray(canvas, np.float32) / 255, 0.7)
         _blend(image, np.asarray(colour), 0.8 * spots)
