@@ -448,7 +448,7 @@ def _print_plan(planned: Sweep) -> None:
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; repeatable.")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method.")
 @jobs_option
-@click.option("--update", is_flag=True, help="Measure all seeds and write them as the reference.")
+@click.option("--update", is_flag=True, help="Write what is measured as the reference.")
 @click.option("--reason", help="Why the scores may move: a line of the change log. With --update.")
 @click.option("--json", "as_json", is_flag=True, help="One object on standard output.")
 @plugins
@@ -494,11 +494,6 @@ def _print_regression(found: Regression) -> None:
         click.echo(f"{change.state} {change}")
     for claim in found.claims:
         click.echo(f"claim fails: {claim}")
-    for score in found.blind:
-        click.echo(
-            f"blind {score.name}: {score.value:.4f} with a tolerance of {score.tolerance:.4f}; "
-            "a method that predicts nothing would pass"
-        )
     states = Counter(change.state for change in found.changes)
     counts = "".join(f", {states[name]} {name}" for name in ("moved", "lost", "new", "within"))
     click.echo(

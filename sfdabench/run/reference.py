@@ -1,6 +1,7 @@
 """Reference scores: which runs are repeated, what they scored, and what counts as moved.
 
-`reference.toml` is written by hand, `scores.csv` by `sfdabench regress --update`. Needs no torch.
+`reference.toml` is written by hand, `scores.csv` and the source models in `sources/` by
+`sfdabench regress --update`. Needs no torch.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ COLUMNS = (
     *("value", "tolerance", "seeds"),
 )
 
+TRAINING = "source_training"  # what the training of a task's source model is called, as a run
+QUALITY = "validation_dice"  # what is kept of it
+
 
 class Scored(toml.Part):
     """The scores that are kept of each run, class by class."""
@@ -39,7 +43,10 @@ class Scored(toml.Part):
 
 
 class Rule(toml.Part):
-    """How far a score may move: max(deviations * standard deviation over seeds, floor)."""
+    """How far a score may move: its floor, where the run starts from a source model in `sources/`.
+
+    Source training starts from nothing: max(deviations * standard deviation over seeds, floor).
+    """
 
     seeds: Annotated[int, Ge(2)]
     deviations: Positive
@@ -48,7 +55,8 @@ class Rule(toml.Part):
 
     def of(self, metric: str, values: Sequence[float]) -> float:
         """The tolerance of a score that took these values, seed by seed."""
-        return max(self.deviations * statistics.stdev(values), self.floor[metric])
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        return max(self.deviations * spread, self.floor[metric])
 
 
 class Listed(toml.Part):
@@ -70,6 +78,11 @@ class Listing(toml.Part):
     name: str
     runs: Annotated[tuple[Listed, ...], Len(1)]
     source: dict[str, Any] = {}
+
+    @property
+    def all(self) -> tuple[Listed, ...]:
+        """The training of its source model, then the runs that start from one."""
+        return (Listed(method=TRAINING), *self.runs)
 
 
 class Claim(toml.Part):
@@ -99,7 +112,7 @@ class Reference(toml.Part):
 
     @model_validator(mode="after")
     def _names(self) -> Self:
-        if missing := set(self.scores.metrics) - set(self.tolerance.floor):
+        if missing := {*self.scores.metrics, QUALITY} - set(self.tolerance.floor):
             raise ValueError(f"tolerance.floor lacks {', '.join(sorted(missing))}")
         runs = {task.name: [run.called for run in task.runs] for task in self.tasks}
         if len(runs) < len(self.tasks):
@@ -118,7 +131,7 @@ class Reference(toml.Part):
 
 @dataclass(frozen=True)
 class Score:
-    """One kept score: its value for seed 0, its tolerance and the values of all seeds.
+    """One kept score: its value for seed 0, its tolerance and the values of all seeds measured.
 
     key: what it is of, by COLUMNS up to the metric.
     """
@@ -144,6 +157,11 @@ class Score:
         task, method, overrides, *_, class_, metric = self.key
         run = labels.label(method, json.loads(overrides or "{}"))
         return f"{run} on {task}, {class_} {metric}"
+
+
+def source_path(folder: Path, task: str) -> Path:
+    """The source model of seed 0 that the runs of a task start from."""
+    return folder / "sources" / f"{task}.safetensors"
 
 
 def run_key(task: Listing, run: Listed) -> tuple[str, ...]:
@@ -233,25 +251,6 @@ def write_scores(folder: Path, scores: Iterable[Score]) -> None:
             writer.writerow([*score.key, *numbers, seeds])
 
 
-def gains(rule: Rule, scores: Mapping[tuple[str, ...], Score]) -> dict[tuple[str, ...], Score]:
-    """What each run adds to the source model of its seed: score minus that of `source_only`.
-
-    Source models differ between seeds far more than what a method adds to one, so a method that
-    broke may pass by its score alone. Over the seeds that both have.
-    """
-    found = {}
-    for key, score in scores.items():
-        task, _, _, source, *rest = key
-        unadapted = scores.get((task, "source_only", "", source, *rest))
-        if unadapted is None or unadapted is score:
-            continue
-        added = tuple(a - b for a, b in zip(score.seeds, unadapted.seeds, strict=False))
-        name = (*key[:-1], f"{score.metric} minus source_only's")
-        tolerance = rule.of(score.metric, added) if len(added) > 1 else 0.0
-        found[name] = Score(name, added[0], tolerance, added)
-    return found
-
-
 @dataclass(frozen=True)
 class Change:
     """A score that is not what it was.
@@ -294,10 +293,8 @@ def compare(
     return changes
 
 
-def failing(
-    reference: Reference, scores: Mapping[tuple[str, ...], Score], seed: int = 0
-) -> list[Claim]:
-    """Claims that do not hold for a seed, of those whose two scores are both there."""
+def failing(reference: Reference, scores: Mapping[tuple[str, ...], Score]) -> list[Claim]:
+    """Claims that do not hold, of those whose two scores are both there."""
     listed = {
         (task.name, run.called): run_key(task, run) for task in reference.tasks for run in task.runs
     }
@@ -306,7 +303,7 @@ def failing(
         rest = (reference.scores.protocol, claim.class_, claim.metric)
         keys = [(*listed[claim.task, name], *rest) for name in (claim.higher, claim.lower)]
         if all(key in scores for key in keys):
-            higher, lower = (scores[key].seeds[seed] for key in keys)
+            higher, lower = (scores[key].value for key in keys)
             if not higher > lower + claim.margin:
                 failed.append(claim)
     return failed

@@ -1,7 +1,9 @@
 """Repeat the reference runs with the code as it is, on the phantom, and compare.
 
 Everything is made anew in a folder that goes away afterwards: a cache would hide a change of the
-phantoms, the preparation or the source training.
+phantoms, the preparation or the source training. Source training is judged by itself; the other
+runs start from the source models of the reference, since one that is trained on another CPU is
+another model (ADR 0014).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +27,16 @@ from sfdabench.core.progress import Progress
 from sfdabench.run import reference
 from sfdabench.run.board import board
 from sfdabench.run.plan import Run
-from sfdabench.run.reference import Change, Claim, Listed, Listing, Reference, Score
+from sfdabench.run.reference import (
+    QUALITY,
+    TRAINING,
+    Change,
+    Claim,
+    Listed,
+    Listing,
+    Reference,
+    Score,
+)
 from sfdabench.run.workers import Flags, Job, Outcome, carry_out
 from sfdabench.store import labels, records
 
@@ -34,16 +46,12 @@ Chosen = list[tuple[Listing, Listed]]
 
 @dataclass(frozen=True)
 class Regression:
-    """What came of it; `failed` are runs that did not end well.
-
-    blind: scores whose tolerance would let a Dice of zero pass; only of an update.
-    """
+    """What came of it; `failed` are runs that did not end well."""
 
     measured: int
     changes: tuple[Change, ...]
     claims: tuple[Claim, ...]
     failed: tuple[Outcome, ...]
-    blind: tuple[Score, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -62,22 +70,21 @@ class Regression:
             ],
             "claims": [str(claim) for claim in self.claims],
             "failed": [{"run": o.job.name, "reason": o.reason} for o in self.failed],
-            "blind": [score.name for score in self.blind],
         }
 
 
 def default_folder() -> Path:
-    """Where reference.toml and scores.csv are: in the checkout, else in the wheel."""
+    """Where reference.toml, scores.csv and sources/ are: in the checkout, else in the wheel."""
     return shipped("results") / "reference"
 
 
 def choose(found: Reference, tasks: Sequence[str], methods: Sequence[str]) -> Chosen:
-    """The listed runs of these tasks and methods, of all where none is named.
+    """The runs of these tasks and methods, of all where none is named; "source_training" is one.
 
     Raises BadInput for a name that is not listed, and where nothing is left.
     """
     names = {task.name for task in found.tasks}
-    called = {run.called for task in found.tasks for run in task.runs}
+    called = {run.called for task in found.tasks for run in task.all}
     wanted = [registry.canonical("tasks", name) for name in tasks]
     for flag, given, known in (("--task", wanted, names), ("--method", methods, called)):
         for name in given:
@@ -86,7 +93,7 @@ def choose(found: Reference, tasks: Sequence[str], methods: Sequence[str]) -> Ch
     chosen = [
         (task, run)
         for task in found.tasks
-        for run in task.runs
+        for run in task.all
         if (not wanted or task.name in wanted) and (not methods or run.called in methods)
     ]
     if not chosen:
@@ -102,22 +109,20 @@ def regress(
     jobs: int = 1,
     progress: Progress,
 ) -> Regression:
-    """Seed 0 of the listed runs against their reference: scores, what they add to the source
-    model's, and claims.
+    """Seed 0 of the listed runs against their reference, and the claims.
+
+    Raises BadInput where the reference lacks the source model of a task.
     """
     found = reference.read(folder)
     before = reference.read_scores(folder)
     chosen = choose(found, tasks, methods)
-    if len(chosen) < sum(len(task.runs) for task in found.tasks):
+    if len(chosen) < sum(len(task.all) for task in found.tasks):
         keys = {reference.run_key(task, run) for task, run in chosen}
         before = {key: score for key, score in before.items() if score.run in keys}
-    now, failed = measure(found, chosen, seeds=1, jobs=jobs, progress=progress)
-    both = [key for key in before if key in now]
-    old = reference.gains(found.tolerance, {key: before[key] for key in both})
-    new = reference.gains(found.tolerance, {key: now[key] for key in both})
-    changes = reference.compare({**before, **old}, {**now, **new})
-    claims = reference.failing(found, now)
-    return Regression(len(now), tuple(changes), tuple(claims), tuple(failed))
+    got = measure(found, chosen, _shipped_sources(folder, chosen), jobs=jobs, progress=progress)
+    changes = reference.compare(before, got.scores)
+    claims = reference.failing(found, got.scores)
+    return Regression(len(got.scores), tuple(changes), tuple(claims), got.failed)
 
 
 def update(
@@ -130,39 +135,59 @@ def update(
     jobs: int = 1,
     progress: Progress,
 ) -> Regression:
-    """All seeds of the listed runs, into scores.csv; a line on why into the folder `changelog`.
+    """The scores of the listed runs, into scores.csv; a line on why into the folder `changelog`.
 
-    Scores of runs that are not repeated stay, those of runs that are no longer listed go. Nothing
-    is written where a run fails. A claim has to hold for every seed. Raises BadInput, before
-    anything is measured, where a score that stays is of another number of seeds.
+    Where source training is among them, it is measured over all seeds, and the source model of
+    seed 0 is what the other runs start from, now and later. Scores of runs that are not repeated
+    stay, those of runs that are no longer listed go. Nothing is written where a run fails. Raises
+    BadInput, before anything is measured, where training that stays is of other seeds, or a source
+    model would be renewed and not all that starts from it.
     """
     found = reference.read(folder)
     chosen = choose(found, tasks, methods)
     exists = (folder / "scores.csv").is_file()
     before = reference.read_scores(folder) if exists else {}
     seeds = found.tolerance.seeds
-    listed = [reference.run_key(task, run) for task in found.tasks for run in task.runs]
+    listed = [reference.run_key(task, run) for task in found.tasks for run in task.all]
     staying = set(listed) - {reference.run_key(task, run) for task, run in chosen}
     kept = {key: score for key, score in before.items() if score.run in staying}
     for score in kept.values():
-        if len(score.seeds) != seeds:
+        if score.metric == QUALITY and len(score.seeds) != seeds:
             raise BadInput(
                 f"{folder / 'scores.csv'}: {score.name} has {len(score.seeds)} seeds, "
                 f"reference.toml asks for {seeds}; update all runs, without --task and --method"
             )
-    measured, failed = measure(found, chosen, seeds=seeds, jobs=jobs, progress=progress)
-    if failed:
-        return Regression(len(measured), (), (), tuple(failed))
-    after = {**kept, **measured}
+    if TRAINING in methods:
+        raise BadInput(f"--method {TRAINING}: all runs start from it; update without --method")
+    renewed = {task.name for task, run in chosen if run.method == TRAINING}
+    others = [(task, run) for task, run in chosen if task.name not in renewed]
+    shipped = _shipped_sources(folder, others)
+    got = measure(found, chosen, shipped, renew=True, jobs=jobs, progress=progress)
+    if got.failed:
+        return Regression(len(got.scores), (), (), got.failed)
+    after = {**kept, **got.scores}
     ordered = sorted(after.values(), key=lambda score: listed.index(score.run))
-    changes = reference.compare(before, after)
-    claims = {
-        claim: None for seed in range(seeds) for claim in reference.failing(found, after, seed)
-    }
+    for task in sorted(renewed):
+        with atomic(reference.source_path(folder, task), "wb") as file:
+            file.write(got.sources[task])
     reference.write_scores(folder, ordered)
     write_fragment(changelog, reason, chosen)
-    blind = [s for s in measured.values() if s.metric == "dice" and s.value <= s.tolerance]
-    return Regression(len(measured), tuple(changes), tuple(claims), (), tuple(blind))
+    changes, claims = reference.compare(before, after), reference.failing(found, after)
+    return Regression(len(got.scores), tuple(changes), tuple(claims), ())
+
+
+def _shipped_sources(folder: Path, chosen: Chosen) -> dict[str, bytes]:
+    """The packed source model of each task of which a run starts from one."""
+    sources = {}
+    for name in dict.fromkeys(task.name for task, run in chosen if run.method != TRAINING):
+        path = reference.source_path(folder, name)
+        if not path.is_file():
+            raise BadInput(
+                f"{path}: no such file; `sfdabench regress --update --task {name} --reason TEXT` "
+                "makes it"
+            )
+        sources[name] = path.read_bytes()
+    return sources
 
 
 def write_fragment(changelog: Path, reason: str, chosen: Chosen) -> None:
@@ -185,62 +210,138 @@ def changelog_folder() -> Path:
     return root / "changes"
 
 
-def measure(
-    found: Reference, chosen: Chosen, *, seeds: int, jobs: int, progress: Progress
-) -> tuple[Scores, list[Outcome]]:
-    """The scores of seeds 0, 1, ... of these runs, and the jobs that failed.
+@dataclass(frozen=True)
+class Measured:
+    """Scores by key, the jobs that failed, and the packed source model that each task started from.
 
     A run of which a seed failed has no scores.
     """
+
+    scores: Scores
+    failed: tuple[Outcome, ...]
+    sources: dict[str, bytes]
+
+
+def measure(
+    found: Reference,
+    chosen: Chosen,
+    shipped: Mapping[str, bytes],
+    *,
+    renew: bool = False,
+    jobs: int,
+    progress: Progress,
+) -> Measured:
+    """Train source models, then run all else from the packed ones of `shipped`, by task.
+
+    renew: train all seeds, and start from what was trained instead.
+    """
     with _fresh_surroundings() as place:
-        planned: dict[Job, tuple[Run, tuple[str, ...]]] = {}
+        trained, adapted = _Plan(found, place, progress), _Plan(found, place, progress)
         for task, run in chosen:
-            flags = Flags(
-                method=run.method,
-                task=task.name,
-                seed=0,
-                out=place / "out",
-                profile="phantom",
-                settings=labels.settings(run.overrides),
-                source_settings=labels.pairs(task.source),
-                protocols=(found.scores.protocol,),
-                device="cpu",
-            )
-            first = flags.resolve(progress)
-            for seed in range(seeds):
-                one = dataclasses.replace(first, seed=seed)
-                source = one.source_folder / "source.json"
-                name = labels.label(run.method, run.overrides)
-                command = flags.command(one)
-                job = Job(task.name, name, seed, command, source, one.record_path)
-                planned[job] = (one, reference.run_key(task, run))
-        with board(len(planned)) as shown:
+            if run.method == TRAINING:
+                trained.add(task, run, seeds=found.tolerance.seeds if renew else 1)
+            else:
+                adapted.add(task, run, seeds=1)
+        with board(len(trained.runs) + len(adapted.runs)) as shown:
             one_thread = {"OMP_NUM_THREADS": "1"}  # more of them add up in another order
-            outcomes = list(
-                carry_out(list(planned), at_once=jobs, variables=one_thread, board=shown)
-            )
-        failed = [outcome for outcome in outcomes if outcome.reason is not None]
-        lost = {planned[outcome.job][1] for outcome in failed}
+
+            def carried_out(planned: _Plan) -> list[Outcome]:
+                return list(
+                    carry_out(list(planned.runs), at_once=jobs, variables=one_thread, board=shown)
+                )
+
+            outcomes, sources = carried_out(trained), dict(shipped)
+            if renew and not any(outcome.reason for outcome in outcomes):
+                sources |= trained.packed()
+            if sources.keys() >= adapted.folders.keys():  # else there is nothing to start from
+                adapted.unpack(sources)
+                outcomes += carried_out(adapted)
+        failed = tuple(outcome for outcome in outcomes if outcome.reason is not None)
+        scores = [*trained.scores(outcomes), *adapted.scores(outcomes)]
+        return Measured({score.key: score for score in scores}, failed, sources)
+
+
+class _Plan:
+    """Jobs that may be carried out together.
+
+    runs: what each does, and its run as `run_key` gives it. folders: where the source model of a
+    task lies, for seed 0.
+    """
+
+    def __init__(self, found: Reference, place: Path, progress: Progress) -> None:
+        self.found, self.place, self.progress = found, place, progress
+        self.runs: dict[Job, tuple[Run, tuple[str, ...]]] = {}
+        self.folders: dict[str, Path] = {}
+
+    def add(self, task: Listing, run: Listed, *, seeds: int) -> None:
+        """A listed run, or the training of a source model as the run that does nothing else."""
+        training = run.method == TRAINING
+        flags = Flags(
+            method="source_only" if training else run.method,
+            task=task.name,
+            seed=0,
+            out=self.place / ("trained" if training else "adapted"),
+            profile="phantom",
+            settings=labels.settings(run.overrides),
+            source_settings=labels.pairs(task.source),
+            protocols=(self.found.scores.protocol,),
+            device="cpu",
+        )
+        first = flags.resolve(self.progress)
+        self.folders[task.name] = first.source_folder
+        for seed in range(seeds):
+            one = dataclasses.replace(first, seed=seed)
+            name = labels.label(run.method, run.overrides)
+            source, record = one.source_folder / "source.json", one.record_path
+            job = Job(task.name, name, seed, flags.command(one), source, record)
+            self.runs[job] = (one, reference.run_key(task, run))
+
+    def packed(self) -> dict[str, bytes]:
+        """The source models that are there."""
+        from sfdabench.source.portable import pack
+
+        return {task: pack(folder) for task, folder in self.folders.items()}
+
+    def unpack(self, sources: Mapping[str, bytes]) -> None:
+        """Put these source models in place of what is there."""
+        from sfdabench.source.portable import unpack
+
+        for task, folder in self.folders.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            unpack(sources[task], reference.source_path(Path("reference"), task), folder)
+
+    def scores(self, outcomes: Iterable[Outcome]) -> Iterator[Score]:
+        """The kept scores of the runs of which every seed ended well."""
+        well = {outcome.job for outcome in outcomes if outcome.reason is None}
+        lost = {key for job, (_, key) in self.runs.items() if job not in well}
         by_run: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-        for one, key in planned.values():
+        for one, key in self.runs.values():
             if key not in lost:
                 by_run.setdefault(key, []).append(records.read(one.record_path))
-        return {s.key: s for key, got in by_run.items() for s in _scores(found, key, got)}, failed
+        for key, got in by_run.items():
+            yield from _scores(self.found, key, got)
 
 
 def _scores(
     found: Reference, key: tuple[str, ...], by_seed: Sequence[Mapping[str, Any]]
-) -> Iterable[Score]:
-    """The kept scores of a run from its records; no tolerance where there is one seed only."""
+) -> Iterator[Score]:
+    """The kept scores of a run from its records, one a seed."""
+
+    def score(*of: str, values: tuple[float, ...]) -> Score:
+        return Score((*key, *of), values[0], found.tolerance.of(of[-1], values), values)
+
+    if key[1] == TRAINING:
+        values = tuple(record["source"][QUALITY] for record in by_seed)
+        yield score("source", "all", QUALITY, values=values)
+        return
     protocol = found.scores.protocol
     for name in by_seed[0]["scores"][protocol]:
         for metric in found.scores.metrics:
-            values = [record["scores"][protocol][name][metric]["mean"] for record in by_seed]
-            if None in values:
+            means = tuple(record["scores"][protocol][name][metric]["mean"] for record in by_seed)
+            if None in means:
                 what = f"{key[1]} on {key[0]}, {name} {metric}"
-                raise BadInput(f"{what} is undefined for a seed; score by another protocol")
-            tolerance = found.tolerance.of(metric, values) if len(values) > 1 else 0.0
-            yield Score((*key, protocol, name, metric), values[0], tolerance, tuple(values))
+                raise BadInput(f"{what} is undefined; score by another protocol")
+            yield score(protocol, name, metric, values=means)
 
 
 @contextlib.contextmanager

@@ -6,13 +6,13 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sfdabench.core.checkpoint import CheckpointKeeper, same_threads
 from sfdabench.core.context import LabelledStream, Loop
@@ -147,13 +147,19 @@ def cached(
         model = build()
         with same_threads(work, report):
             info = fit(model, work)
-        content = sha256(model.weights())
-        with atomic(weights, "wb") as file:
-            file.write(to_bytes(model.weights(), {"sha256": content}))
-        with atomic(card) as file:
-            json.dump({"sha256": content, **info}, file, indent=1)
+        trained = put(folder, model.weights(), info)
         shutil.rmtree(work, ignore_errors=True)
-        return SourceModel(weights, content, info)
+        return trained
+
+
+def put(folder: Path, state: Mapping[str, Tensor], info: Mapping[str, Any]) -> SourceModel:
+    """Write a source model into its folder of the cache; the card comes last."""
+    weights, content = folder / "model.safetensors", sha256(state)
+    with atomic(weights, "wb") as file:
+        file.write(to_bytes(state, {"sha256": content}))
+    with atomic(folder / "source.json") as file:
+        json.dump({"sha256": content, **info}, file, indent=1)
+    return SourceModel(weights, content, dict(info))
 
 
 def _open(weights: Path, card: Path) -> SourceModel | None:
