@@ -494,6 +494,11 @@ def _print_regression(found: Regression) -> None:
         click.echo(f"{change.state} {change}")
     for claim in found.claims:
         click.echo(f"claim fails: {claim}")
+    for score in found.blind:
+        click.echo(
+            f"blind {score.name}: {score.value:.4f} with a tolerance of {score.tolerance:.4f}; "
+            "a method that predicts nothing would pass"
+        )
     states = Counter(change.state for change in found.changes)
     counts = "".join(f", {states[name]} {name}" for name in ("moved", "lost", "new", "within"))
     click.echo(

@@ -46,12 +46,16 @@ Chosen = list[tuple[Listing, Listed]]
 
 @dataclass(frozen=True)
 class Regression:
-    """What came of it; `failed` are runs that did not end well."""
+    """What came of it; `failed` are runs that did not end well.
+
+    blind: scores whose tolerance would let a Dice of zero pass; only of an update.
+    """
 
     measured: int
     changes: tuple[Change, ...]
     claims: tuple[Claim, ...]
     failed: tuple[Outcome, ...]
+    blind: tuple[Score, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -70,6 +74,7 @@ class Regression:
             ],
             "claims": [str(claim) for claim in self.claims],
             "failed": [{"run": o.job.name, "reason": o.reason} for o in self.failed],
+            "blind": [score.name for score in self.blind],
         }
 
 
@@ -173,7 +178,9 @@ def update(
     reference.write_scores(folder, ordered)
     write_fragment(changelog, reason, chosen)
     changes, claims = reference.compare(before, after), reference.failing(found, after)
-    return Regression(len(got.scores), tuple(changes), tuple(claims), ())
+    measured = got.scores.values()
+    blind = [s for s in measured if s.metric == "dice" and s.value <= s.tolerance]
+    return Regression(len(measured), tuple(changes), tuple(claims), (), tuple(blind))
 
 
 def _shipped_sources(folder: Path, chosen: Chosen) -> dict[str, bytes]:

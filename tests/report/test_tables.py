@@ -157,7 +157,7 @@ def test_a_method_without_epochs_has_no_best_one(put, cells):
 
 
 def test_where_the_backbone_weights_lie_makes_no_other_recipe(put, cells, results):
-    for seed, folder in enumerate(("/home/a", "/data/b")):
+    for seed, folder in enumerate(("/first", "/second")):
         recipe = {**RECIPE, "backbone_weights": f"{folder}/mobilenet_v2.pth"}
         put("cbmt", seed, recipe=recipe, device="cuda", device_name="NVIDIA H200")
     assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].seeds == 2

@@ -220,6 +220,13 @@ def test_a_claim_has_to_hold_for_what_an_update_writes(folder, measured):
     assert [claim.higher for claim in found.claims] == ["cbmt"]
 
 
+def test_an_update_names_what_guards_nothing(folder, measured):
+    measured({**VALUES, PLAIN: (0.02,)})
+    found = regress.update(folder, folder, "r", progress=QUIET)
+    assert [score.run for score in found.blind] == [PLAIN], "0.02 with a tolerance of 0.02"
+    assert found.summary["blind"] == ["cbmt calibration=none on tiny, cup dice"]
+
+
 def test_an_update_with_a_failed_run_writes_nothing(folder, measured):
     measured(VALUES, failed=[object()])
     regress.update(folder, folder / "changes", "r", progress=QUIET)
