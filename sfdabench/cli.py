@@ -20,11 +20,11 @@ from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.near import unknown
 
 if TYPE_CHECKING:
+    from sfdabench.campaign.regress import Regression
+    from sfdabench.campaign.sweep import Sweep
     from sfdabench.core.dataset import Dataset
     from sfdabench.report.tables import Table
     from sfdabench.run.plan import Run
-    from sfdabench.run.regress import Regression
-    from sfdabench.run.sweep import Sweep
 
 KINDS = ("methods", "tasks", "datasets", "networks", "protocols", "tables")
 KINDS_OF_DATA = click.Choice(["real", "phantom"])
@@ -157,7 +157,7 @@ def cli() -> None:
 @device_option
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
     help="Of the network while adapting and predicting; the source is trained in float32.",
@@ -190,7 +190,7 @@ def run(
     settings: tuple[str, ...],
     source_settings: tuple[str, ...],
     device: str,
-    precision: Literal["float32", "bfloat16", "float16"],
+    precision: Literal["float32", "bfloat16"],
     protocols: tuple[str, ...],
     force: bool,
     as_json: bool,
@@ -371,10 +371,10 @@ def sweep(
     BENCHMARK: a folder of benchmarks/ by its name, such as cbmt, or a folder with a
     benchmark.toml. After an interruption the same command goes on.
     """
+    from sfdabench.campaign.board import board
+    from sfdabench.campaign.sweep import plan, results
+    from sfdabench.campaign.workers import Outcome, carry_out, threads
     from sfdabench.core.progress import Progress
-    from sfdabench.run.board import board
-    from sfdabench.run.sweep import plan, results
-    from sfdabench.run.workers import Outcome, carry_out, threads
 
     progress = Progress()
     planned = plan(
@@ -427,7 +427,7 @@ def _print_plan(planned: Sweep) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from sfdabench.run.board import duration
+    from sfdabench.campaign.board import duration
 
     first = planned.planned[0].run
     label = "PHANTOM" if first.data == "phantom" else "real"
@@ -464,8 +464,8 @@ def regress(
 
     Exit code 1 where a score moved beyond its tolerance, a claim fails or a run does.
     """
+    from sfdabench.campaign import regress as regression
     from sfdabench.core.progress import Progress
-    from sfdabench.run import regress as regression
 
     progress, folder = Progress(), regression.default_folder()
     if update and not (reason or "").strip():
@@ -525,7 +525,7 @@ def predict(record: Path, out: Path, data: Path | None, device: str) -> None:
     if not record.is_file():
         raise BadInput(f"--record {record}: no such file; `sfdabench run` prints its path")
     check_writable(out, "--out")
-    from sfdabench.run.export import export
+    from sfdabench.present.export import export
 
     exported = export(record, out, data, device, Progress())
     folders = sorted({path.parent.relative_to(out) for path in exported.files})
@@ -699,8 +699,8 @@ def plot(figure: str | None, table_name: str | None, **flags: Any) -> None:
             click.echo(f"sfdabench: {problem}", err=True)
         return
     from sfdabench.core.progress import Progress
-    from sfdabench.run.plot import Request
-    from sfdabench.run.plot import plot as draw
+    from sfdabench.present.plot import Request
+    from sfdabench.present.plot import plot as draw
 
     for path in draw(Request(figure, table=table_name, **flags), Progress()):
         click.echo(f"wrote {path}", err=True)

@@ -58,7 +58,7 @@ class Step:
         import torch
 
         from sfdabench.core.registry import load
-        from sfdabench.networks._segmenter import Segmenter
+        from sfdabench.models.segmenter import Segmenter
         from sfdabench.run.allocator import keep_freed_memory
 
         settings = VARIANTS[variant]

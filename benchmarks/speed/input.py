@@ -25,8 +25,8 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
     """Milliseconds of input and of the rest of a step, for one task."""
     import torch
 
-    from sfdabench.core.context import Clock
     from sfdabench.core.progress import Progress
+    from sfdabench.core.streams import Clock
     from sfdabench.primitives.losses import supervised_loss
     from sfdabench.primitives.views import SOURCE
     from sfdabench.run.plan import resolve

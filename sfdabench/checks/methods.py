@@ -15,8 +15,8 @@ from sfdabench.checks.toy import Attempt, Killed, Toy, attempt, source_model
 from sfdabench.core import registry
 from sfdabench.core.fields import override
 from sfdabench.core.method import Method
-from sfdabench.networks._segmenter import Segmenter
-from sfdabench.networks._weights import sha256
+from sfdabench.models.segmenter import Segmenter
+from sfdabench.models.weights import sha256
 
 MOST_CODE_LINES = 120
 

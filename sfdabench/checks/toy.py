@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from sfdabench.core.checkpoint import CheckpointKeeper
-from sfdabench.core.context import Clock, Context, LabelledStream, Stream
+from sfdabench.core.context import Context
 from sfdabench.core.method import Method
 from sfdabench.core.needs import Needs
 from sfdabench.core.seeding import generator, seed_all
+from sfdabench.core.streams import Clock, LabelledStream, Stream
 from sfdabench.evaluate.predict import probabilities
-from sfdabench.networks._segmenter import OnlineSegmenter, Segmenter
+from sfdabench.models.segmenter import OnlineSegmenter, Segmenter
 from sfdabench.networks.unet_dual import UNetDual
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.primitives.losses import segmentation_loss

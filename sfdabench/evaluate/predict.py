@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfdabench.core.context import Clock, Stream
 from sfdabench.core.files import atomic
 from sfdabench.core.protocol import Protocol
+from sfdabench.core.streams import Clock, Stream
 from sfdabench.core.task import Task
 from sfdabench.evaluate.postprocess import STEPS
-from sfdabench.networks._segmenter import PREDICTED_TOGETHER
+from sfdabench.models.segmenter import PREDICTED_TOGETHER
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.planes import Geometry
 from sfdabench.primitives import losses

@@ -39,7 +39,7 @@ class TentOnline(Method):
         """The model that goes on learning."""
         import torch
 
-        from sfdabench.networks._segmenter import OnlineSegmenter
+        from sfdabench.models.segmenter import OnlineSegmenter
         from sfdabench.primitives.batch_norm import select_trainable
         from sfdabench.primitives.entropy import tent_step
 

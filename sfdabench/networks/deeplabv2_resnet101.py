@@ -36,7 +36,7 @@ class DeepLabV2ResNet101(Network):
 
     def build(self, *, channels: int, outputs: int) -> nn.Module:
         """A module from (B, channels, H, W) to logits (B, outputs, H, W), any H and W above 8."""
-        from sfdabench.networks._deeplabv2 import DeepLabV2
+        from sfdabench.models.deeplabv2 import DeepLabV2
 
         return DeepLabV2(channels, outputs, self.layers, self.width)
 
@@ -47,13 +47,13 @@ class DeepLabV2ResNet101(Network):
         get the mean filter over RGB, scaled so that equal channels give what an equal RGB gives.
         Raises BadInput naming the file, and the keys that are missing, unexpected or mis-shaped.
         """
-        from sfdabench.networks import _weights
+        from sfdabench.models import weights as files
 
         backbone = cast("nn.Module", module.backbone)
         own = backbone.state_dict()
         state = {
             name: value
-            for name, value in _weights.read(weights).items()
+            for name, value in files.read(weights).items()
             if not name.startswith(TORCHVISION_HEAD)
         }
         stem, channels = state.get("conv1.weight"), own["conv1.weight"].shape[1]
@@ -61,7 +61,7 @@ class DeepLabV2ResNet101(Network):
             state["conv1.weight"] = _for_channels(stem, channels)
         # Counters, not weights: files written before torch 0.4.1 have none.
         counters = {n: value for n, value in own.items() if n.endswith("num_batches_tracked")}
-        _weights.fill(backbone, counters | state, weights)
+        files.fill(backbone, counters | state, weights)
 
 
 def _for_channels(stem: Tensor, channels: int) -> Tensor:

@@ -36,7 +36,7 @@ class DeepLabV3PlusMobileNetV2(Network):
 
     def build(self, *, channels: int, outputs: int) -> nn.Module:
         """A module from (B, channels, H, W) to logits (B, outputs, H, W), Kaiming-initialised."""
-        from sfdabench.networks._deeplabv3plus import DeepLabV3Plus
+        from sfdabench.models.deeplabv3plus import DeepLabV3Plus
 
         rates = (self.dropout_pyramid, self.dropout_decoder, self.dropout_classifier)
         return DeepLabV3Plus(channels, outputs, rates)
@@ -47,12 +47,12 @@ class DeepLabV3PlusMobileNetV2(Network):
         torchvision's classifier head (features.18, classifier) is passed over by name. Raises
         BadInput naming the file, and the keys that are missing, unexpected or mis-shaped.
         """
-        from sfdabench.networks import _weights
+        from sfdabench.models import weights as files
 
         backbone = cast("nn.Module", module.backbone)
         state = {
             name: value
-            for name, value in _weights.read(weights).items()
+            for name, value in files.read(weights).items()
             if not name.startswith(TORCHVISION_HEAD)
         }
         # Counters, not weights: files written before torch 0.4.1 have none.
@@ -61,4 +61,4 @@ class DeepLabV3PlusMobileNetV2(Network):
             for name, value in backbone.state_dict().items()
             if name.endswith("num_batches_tracked")
         }
-        _weights.fill(backbone, counters | state, weights)
+        files.fill(backbone, counters | state, weights)

@@ -34,7 +34,7 @@ class UNetBN(Network):
 
     def build(self, *, channels: int, outputs: int) -> nn.Module:
         """A module from (B, channels, H, W) to logits (B, outputs, H, W), any H and W."""
-        from sfdabench.networks._unet_pooled import batch_norm_unet
+        from sfdabench.models.unet_pooled import batch_norm_unet
 
         return batch_norm_unet(channels, outputs, self.width, self.depth)
 

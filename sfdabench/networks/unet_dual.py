@@ -29,7 +29,7 @@ class UNetDual(Network):
 
     def build(self, *, channels: int, outputs: int) -> nn.Module:
         """A module from (B, channels, H, W) to logits (B, outputs, H, W), any H and W."""
-        from sfdabench.networks._unet import DualUNet
+        from sfdabench.models.unet import DualUNet
 
         widths = [self.width * 2**level for level in range(self.depth + 1)]
         return DualUNet(channels, outputs, widths)

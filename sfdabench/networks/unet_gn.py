@@ -37,7 +37,7 @@ class UNetGN(Network):
 
         Raises BadInput for a width that the groups do not divide.
         """
-        from sfdabench.networks._unet_pooled import group_norm_unet
+        from sfdabench.models.unet_pooled import group_norm_unet
 
         groups = min(GROUPS, self.width)
         if self.width % groups:

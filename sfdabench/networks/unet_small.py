@@ -29,7 +29,7 @@ class UNetSmall(Network):
 
     def build(self, *, channels: int, outputs: int) -> nn.Module:
         """A module from (B, channels, H, W) to logits (B, outputs, H, W), any H and W."""
-        from sfdabench.networks._unet import UNet
+        from sfdabench.models.unet import UNet
 
         return UNet(channels, outputs, [self.width * 2**level for level in range(self.depth + 1)])
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import zlib
 from collections import deque
@@ -31,7 +30,6 @@ MOST_WORKERS = 8
 Report = Callable[[str], None]
 T = TypeVar("T")
 Advance = Callable[[int, int], None]
-Stage = Callable[[], contextlib.AbstractContextManager[Advance]]
 
 
 @dataclass(frozen=True)
@@ -95,44 +93,6 @@ class Prepared:
     def _require_labels(self) -> None:
         if not self.labelled:
             raise DataFault(f"{self.folder.name}: made from cases without labels")
-
-
-def manifest(
-    cases: Sequence[Case],
-    root: Path,
-    cache: Path,
-    stage: Stage = lambda: contextlib.nullcontext(lambda done, total: None),
-) -> str:
-    """Content hash of every file of the cases, by path relative to `root`.
-
-    File hashes are kept in the cache by size and time of change, so that a second look costs no
-    reading. `stage` is entered where there is something to read.
-    """
-    memo_path = cache / "manifests" / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
-    memo: dict[str, Any] = {}
-    if memo_path.exists():
-        try:
-            memo = json.loads(memo_path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            memo_path.unlink()  # only a memo: what it held is read again from the files
-    files = {
-        path: str(path.relative_to(root)) for case in cases for path in (*case.image, *case.label)
-    }
-    stamps = {path: _stamp(path) for path in files}
-    unread = [path for path, name in files.items() if memo.get(name, ())[:2] != stamps[path]]
-    if unread:
-        with stage() as advance:
-            for done, path in enumerate(unread, 1):
-                memo[files[path]] = [*stamps[path], sha256_file(path)]
-                advance(done, len(unread))
-        with atomic(memo_path) as file:
-            json.dump(memo, file)
-    total = hashlib.sha256()
-    for case in cases:
-        total.update(f"{case.id}\n{case.split}\n".encode())
-        for path in (*case.image, *case.label):
-            total.update(f"{files[path]} {memo[files[path]][2]}\n".encode())
-    return total.hexdigest()
 
 
 def prepare(
@@ -320,86 +280,3 @@ def _open(folder: Path) -> Prepared:
         tuple(shape),
         tuple(case["bytes"][-1] for case in cases),
     )
-
-
-def phantom_root(name: str, dataset: Dataset, cache: Path, report: Report) -> Path:
-    """The phantom of a data set in the cache, drawn where it is not there as it was drawn.
-
-    Its folder is named by the code that may have drawn it, so that changed code draws a new one;
-    an index beside it says what each file held.
-    """
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in _drawers(type(dataset))))
-    root = cache / "phantoms" / f"{name}-{code.hexdigest()[:16]}"
-    index = root.with_name(f"{root.name}.json")
-    with held(root, report):
-        if root.exists():
-            fault = _phantom_fault(root, index)
-            if fault is None:
-                return root
-            report(f"phantom {root.name}: {fault}; drawn anew")
-        _draw(dataset, root, index)
-    return root
-
-
-def _draw(dataset: Dataset, root: Path, index: Path) -> None:
-    """The phantom and its index, in place of what is there."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    work = root.parent / f".{root.name}.{secrets.token_hex(4)}"
-    work.mkdir()
-    try:
-        dataset.phantom(work, seed=0)
-        with atomic(index) as file:
-            json.dump({n: [*_stamp(p), sha256_file(p)] for n, p in _files(work)}, file)
-        if root.exists():
-            shutil.rmtree(root)
-        work.rename(root)
-    except BaseException:
-        shutil.rmtree(work)
-        raise
-
-
-def _phantom_fault(root: Path, index: Path) -> str | None:
-    """What differs from the index, None where nothing does; hashed only where the stamp differs."""
-    try:
-        drawn = json.loads(index.read_text(encoding="utf-8"))
-        stamps = {name: (drawn[name][:2], drawn[name][2]) for name in drawn}
-    except (OSError, ValueError, TypeError, LookupError):
-        return "its index cannot be read"
-    found = dict(_files(root))
-    for name in sorted(stamps.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if name not in stamps:
-            return f"{name} was not drawn"
-        stamp, content = stamps[name]
-        if _stamp(found[name]) != stamp and sha256_file(found[name]) != content:
-            return f"{name} does not have its recorded hash"
-    return None
-
-
-def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Every file under `root`, with its name relative to it."""
-    return ((p.relative_to(root).as_posix(), p) for p in root.rglob("*") if p.is_file())
-
-
-def _stamp(path: Path) -> list[int]:
-    """Size and time of change: where they stand, the content is taken to stand."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _drawers(entry: type[Dataset]) -> list[Path]:
-    """Code that a phantom may depend on: the adapter, its bases, what each shares with others
-    (`_*.py` beside it), the random generator, and every anatomy.
-
-    More than one phantom needs: a spare drawing costs seconds, a stale one wrong numbers.
-    """
-    import inspect
-
-    import sfdabench.phantoms
-    from sfdabench.core import seeding
-
-    adapters = [Path(inspect.getfile(kind)) for kind in entry.__mro__ if kind is not object]
-    shared = [path for adapter in adapters for path in adapter.parent.glob("_*.py")]
-    anatomies = [path for d in sfdabench.phantoms.__path__ for path in Path(d).glob("*.py")]
-    return sorted({*adapters, *shared, *anatomies, Path(seeding.__file__)})

@@ -10,15 +10,13 @@ import functools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import sfdabench
 from sfdabench.core import registry
-from sfdabench.core.dataset import Case, Dataset
-from sfdabench.core.errors import BadInput, DataFault, Incompatible
+from sfdabench.core.dataset import Case
+from sfdabench.core.errors import BadInput, Incompatible
 from sfdabench.core.fields import override, pairs, plain
 from sfdabench.core.files import sha256_file
 from sfdabench.core.method import Method
@@ -27,41 +25,12 @@ from sfdabench.core.network import Network
 from sfdabench.core.paths import cache_root, check_writable, data_root
 from sfdabench.core.progress import Progress
 from sfdabench.core.task import Domain, Recipe, Task
-from sfdabench.prepare.arrays import Prepared, manifest, phantom_root, prepare
+from sfdabench.prepare.phantoms import phantom_root
 from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.split import Split, find_split
 from sfdabench.store import records
 
-Precision = Literal["float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Cases of one split, how they are prepared, and the hash of their files' content."""
-
-    dataset_name: str
-    dataset: Dataset
-    cases: tuple[Case, ...]
-    content: str
-    how: Preparation
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """All that determines its arrays."""
-        return {"content": self.content, "how": plain(self.how)}
-
-    def arrays(self, cache: Path, progress: Progress, role: str) -> Prepared:
-        """Its prepared arrays, with a bar that names the `role` they are for."""
-        with progress.stage(f"prepare {role} ({self.dataset_name})") as advance:
-            return prepare(
-                self.dataset,
-                self.dataset_name,
-                self.cases,
-                self.how,
-                content=self.content,
-                cache=cache,
-                report=progress.say,
-                advance=advance,
-            )
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -278,38 +247,6 @@ def check_order(chain: Sequence[tuple[str, Method]], protocols: Sequence[str]) -
             raise Incompatible(
                 f"protocol {name} predicts in a mode of its own, and so does {chain[-1][0]}"
             )
-
-
-def find_split(
-    name: str,
-    pattern: str,
-    root: Path,
-    cache: Path,
-    found: dict[str, list[Case]],
-    how: Preparation,
-    progress: Progress,
-    *,
-    labelled: bool,
-) -> Split:
-    """The cases under `root` whose split fits a pattern; `found` keeps each data set's scan.
-
-    Raises DataFault for a split that does not exist, is empty, or lacks the labels it needs.
-    """
-    dataset: Dataset = registry.load("datasets", name)()
-    if name not in found:
-        found[name] = dataset.cases(root)
-    cases = [case for case in found[name] if fnmatchcase(case.split, pattern)]
-    if not cases:
-        there = sorted({case.split for case in found[name]})
-        raise DataFault(f"{root}: data set {name} has no case in split '{pattern}'; found: {there}")
-    bare = [case.id for case in cases if not case.label]
-    if labelled and bare:
-        raise DataFault(
-            f"{root}: data set {name}, split '{pattern}': {len(bare)} case(s) without a mask, "
-            f"such as {bare[0]}; this split is learnt from or scored on"
-        )
-    content = manifest(cases, root, cache, partial(progress.stage, f"hash files ({name})"))
-    return Split(name, dataset, tuple(cases), content, how)
 
 
 def resolve(

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,107 +21,29 @@ from torch import nn
 import sfdabench
 from sfdabench.core import registry
 from sfdabench.core.checkpoint import CheckpointKeeper, same_threads
-from sfdabench.core.context import Clock, Context, LabelledStream, Stream
+from sfdabench.core.context import Context
 from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.fields import plain
 from sfdabench.core.files import atomic, held
 from sfdabench.core.method import Method
 from sfdabench.core.needs import SETTINGS
 from sfdabench.core.progress import Progress
-from sfdabench.core.protocol import Protocol
 from sfdabench.core.seeding import seed_all
-from sfdabench.core.task import Task
+from sfdabench.core.streams import Clock, LabelledStream, Stream
 from sfdabench.evaluate.predict import predict, seal, unseal
-from sfdabench.evaluate.score import CaseScore, Tally, region_masks
-from sfdabench.networks._segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
-from sfdabench.networks._weights import fill, from_bytes, sha256, to_bytes
+from sfdabench.evaluate.scoring import Scorer, Scores
+from sfdabench.models.segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
+from sfdabench.models.weights import fill, from_bytes, sha256, to_bytes
 from sfdabench.prepare.arrays import Prepared
-from sfdabench.prepare.planes import fit_label
 from sfdabench.run import guard
 from sfdabench.run.allocator import keep_freed_memory
-from sfdabench.run.plan import Run, Split
+from sfdabench.run.plan import Run
 from sfdabench.run.streams import stream
-from sfdabench.source import train as source
+from sfdabench.stages import source_training as source
 from sfdabench.store import records
 
 SOURCE_INFO = ("selected_epoch", "validation_dice", "seconds")
 LIBRARIES = ("torch", "numpy", "scipy", "pillow", "safetensors")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Means and counts of one model under every protocol, and the rows they come from."""
-
-    means: dict[str, Any]
-    empties: dict[str, Any]
-    rows: tuple[tuple[str, CaseScore], ...]
-
-    @property
-    def mean_dice(self) -> dict[str, float]:
-        """Mean over classes by protocol; 0 where no case of any class had a Dice."""
-        found = {}
-        for name, means in self.means.items():
-            dice = [metrics["dice"]["mean"] for metrics in means.values()]
-            found[name] = float(np.mean([d for d in dice if d is not None] or [0.0]))
-        return found
-
-
-class Scorer:
-    """The target test split with its labels; opened when adaptation is over."""
-
-    def __init__(
-        self, task: Task, split: Split, prepared: Prepared, protocols: Mapping[str, Protocol]
-    ) -> None:
-        self.task, self.split, self.prepared, self.protocols = task, split, prepared, protocols
-
-    def __call__(
-        self, cases: Iterable[Mapping[str, np.ndarray]], only: str | None = None
-    ) -> Scores:
-        """Protocol -> masks, case by case as `predict` gives them, to scores.
-
-        only: this metric alone, where the others would cost without being looked at.
-        """
-        names = list(self.task.scored)
-        tallies = {
-            name: Tally(replace(protocol, metrics=(only,), legacy=()) if only else protocol, names)
-            for name, protocol in self.protocols.items()
-        }
-        for i, (name, masks) in enumerate(zip(self.prepared.ids, cases, strict=True)):
-            for key, tally in tallies.items():
-                spacing = self._spacing(i, tally.protocol)
-                labels = self._references(i, tally.protocol)
-                for rater, label in enumerate(labels):
-                    shown = name if len(labels) == 1 else f"{name}/rater{rater + 1}"
-                    tally.add(shown, masks[key], region_masks(label, self.task), spacing)
-        return Scores(
-            {name: tally.means() for name, tally in tallies.items()},
-            {name: tally.empties for name, tally in tallies.items()},
-            tuple((name, score) for name, tally in tallies.items() for score in tally.scores),
-        )
-
-    def _references(self, case: int, protocol: Protocol) -> list[np.ndarray]:
-        """Label maps of a case in the protocol's geometry: one, or one a rater."""
-        if protocol.references == "raters":
-            maps = list(self.split.dataset.read_raters(self.split.cases[case]))
-            if protocol.geometry == "original":
-                return maps
-            place, size = self.prepared.geometry[case], self.prepared.shape[-1]
-            floored = "floored_masks" in protocol.legacy
-            return [fit_label(label, place, size, floored=floored) for label in maps]
-        if protocol.geometry == "original":
-            return [self.prepared.original(case)]
-        return [self.prepared.case_labels(case)]
-
-    def _spacing(self, case: int, protocol: Protocol) -> tuple[float, ...] | None:
-        """Millimetres a step of the scored grid; None where the protocol counts pixels."""
-        spacing = self.prepared.spacing[case]
-        if spacing is None or protocol.spacing == "pixel":
-            return None
-        if protocol.geometry == "original":
-            return spacing
-        _, _, height, width = self.prepared.geometry[case].box
-        size = self.prepared.shape[-1]
-        return (*spacing[:-2], spacing[-2] * height / size, spacing[-1] * width / size)
 
 
 def find(run: Run) -> dict[str, Any] | None:

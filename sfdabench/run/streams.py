@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sfdabench.core.context import Clock, Stream
+from sfdabench.core.streams import Clock, Stream
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.run.plan import Run
 

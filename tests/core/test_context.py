@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from sfdabench.core.context import Clock, Context, LabelledStream, Stream
+from sfdabench.core.context import Context
 from sfdabench.core.errors import UndeclaredNeed
 from sfdabench.core.needs import Needs
 from sfdabench.core.seeding import generator
+from sfdabench.core.streams import Clock, LabelledStream, Stream
 
 
 def stream(count=5, **changes):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sfdabench.core import registry
-from sfdabench.core.context import Clock, Stream
+from sfdabench.core.streams import Clock, Stream
 from sfdabench.evaluate.predict import evaluating, predict, seal, unseal
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.planes import Geometry

@@ -6,7 +6,7 @@ import torch
 from sfdabench.checks import toy
 from sfdabench.checks.toy import Toy, attempt
 from sfdabench.methods.apl import APL, disagreement, margin, relevance
-from sfdabench.networks._segmenter import Segmenter
+from sfdabench.models.segmenter import Segmenter
 from sfdabench.networks.deeplabv2_resnet101 import DeepLabV2ResNet101
 from sfdabench.primitives.fine_tuning import HEADS
 

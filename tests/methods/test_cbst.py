@@ -8,7 +8,7 @@ import torch
 from sfdabench.checks.toy import Killed, Toy, attempt, draw
 from sfdabench.core.checkpoint import read
 from sfdabench.methods.cbst import CBST
-from sfdabench.networks._weights import sha256
+from sfdabench.models.weights import sha256
 from sfdabench.primitives.pseudo_labels import IGNORE, class_balanced_labels, class_thresholds
 
 TOY = Toy(head="softmax")

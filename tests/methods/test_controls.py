@@ -5,7 +5,7 @@ from sfdabench.methods.adabn import AdaBN
 from sfdabench.methods.pseudo_label import PseudoLabel
 from sfdabench.methods.source_only import SourceOnly
 from sfdabench.methods.supervised import Supervised
-from sfdabench.networks._weights import sha256
+from sfdabench.models.weights import sha256
 from sfdabench.primitives.batch_norm import batch_norm_layers, reestimate
 
 

@@ -11,7 +11,7 @@ from sfdabench.core.checkpoint import read
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import override
 from sfdabench.methods.mrnet import MRNet, rectified
-from sfdabench.networks._weights import sha256
+from sfdabench.models.weights import sha256
 
 TOY = Toy(head="softmax")
 QUICK = {"epochs": 2, "batch_size": 4}

@@ -10,7 +10,7 @@ from torch import nn
 from sfdabench.checks.toy import Toy, attempt, draw
 from sfdabench.core.checkpoint import read
 from sfdabench.methods.osuda import OSUDA, transferability
-from sfdabench.networks._weights import sha256
+from sfdabench.models.weights import sha256
 from sfdabench.primitives.batch_norm import Moments, batch_norm_layers, pool_statistics
 from sfdabench.primitives.entropy import mean_entropy
 

@@ -16,8 +16,8 @@ from sfdabench.core.needs import Needs
 from sfdabench.methods.self_ensembling import SelfEnsembling
 from sfdabench.methods.self_ensembling_sf import SelfEnsemblingSF
 from sfdabench.methods.source_only import SourceOnly
-from sfdabench.networks._segmenter import Segmenter
-from sfdabench.networks._weights import sha256
+from sfdabench.models.segmenter import Segmenter
+from sfdabench.models.weights import sha256
 from sfdabench.networks.unet_gn import UNetGN
 from sfdabench.primitives import teacher as teachers
 from sfdabench.primitives import views

@@ -8,7 +8,7 @@ from torch import nn
 
 from sfdabench.checks.toy import Killed, Toy, attempt
 from sfdabench.methods.tent_online import TentOnline
-from sfdabench.networks._segmenter import OnlineSegmenter, Segmenter
+from sfdabench.models.segmenter import OnlineSegmenter, Segmenter
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.primitives.batch_norm import batch_statistics, select_trainable
 from sfdabench.primitives.entropy import tent_step

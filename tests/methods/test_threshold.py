@@ -6,7 +6,7 @@ import torch
 from sfdabench.checks.toy import Toy, attempt, draw
 from sfdabench.core.checkpoint import read
 from sfdabench.methods.threshold import Threshold
-from sfdabench.networks._weights import sha256
+from sfdabench.models.weights import sha256
 
 QUICK = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2}
 

@@ -10,7 +10,7 @@ from sfdabench.checks.networks import check_first_of_two_heads_is_the_main_one
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import override
-from sfdabench.networks._segmenter import Segmenter
+from sfdabench.models.segmenter import Segmenter
 
 NAME = "deeplabv2_resnet101"
 SMALL = {"layers": (1, 2, 2, 2), "width": 4}

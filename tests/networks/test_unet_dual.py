@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sfdabench.core.errors import BadInput
-from sfdabench.networks._segmenter import Segmenter
+from sfdabench.models.segmenter import Segmenter
 from sfdabench.networks.unet_dual import UNetDual
 from sfdabench.networks.unet_small import UNetSmall
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import override
-from sfdabench.networks._segmenter import Segmenter
-from sfdabench.networks._unet_pooled import PooledUNet, _Double
+from sfdabench.models.segmenter import Segmenter
+from sfdabench.models.unet_pooled import PooledUNet, _Double
 
 SMALL = {"unet_bn": {"width": 4, "depth": 3}, "unet_gn": {"width": 4}}
 

@@ -12,8 +12,10 @@ from sfdabench.core import registry
 from sfdabench.core.dataset import Case
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.files import sha256_file
-from sfdabench.prepare import arrays
-from sfdabench.prepare.arrays import manifest, phantom_root, prepare
+from sfdabench.prepare import arrays, phantoms
+from sfdabench.prepare.arrays import prepare
+from sfdabench.prepare.manifest import manifest
+from sfdabench.prepare.phantoms import phantom_root
 from sfdabench.prepare.planes import Preparation
 
 CAMERA = registry.load("datasets", "tiny_target")
@@ -353,7 +355,9 @@ def test_a_sound_phantom_is_not_read_again_and_may_be_touched(sketch, monkeypatc
     root, ask, said = sketch
     monkeypatch.setattr(Sketch, "phantom", None)
     read = []
-    monkeypatch.setattr(arrays, "sha256_file", lambda path: read.append(path) or sha256_file(path))
+    monkeypatch.setattr(
+        phantoms, "sha256_file", lambda path: read.append(path) or sha256_file(path)
+    )
     ask()
     assert read == []
     os.utime(root / "a.jpg", ns=(1, 1))

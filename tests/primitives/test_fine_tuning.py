@@ -4,7 +4,7 @@ from torch import nn
 
 from sfdabench.core import registry
 from sfdabench.core.errors import RunFailed
-from sfdabench.networks._segmenter import Segmenter
+from sfdabench.models.segmenter import Segmenter
 from sfdabench.primitives.batch_norm import batch_norm_layers
 from sfdabench.primitives.fine_tuning import both_heads, encoder_and_heads, momentum_sgd
 

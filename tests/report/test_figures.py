@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfdabench.campaign.sweep import wanted
 from sfdabench.core.errors import BadInput
 from sfdabench.core.paths import shipped
 from sfdabench.core.progress import Progress
+from sfdabench.present import plot as plotting
+from sfdabench.present.plot import Request, plot
 from sfdabench.report import benchmark, runs, units
 from sfdabench.report.figures import bars, catalogue, curves, grid, scores, style, sweep, tsne
-from sfdabench.run import plot as plotting
 from sfdabench.run.plan import choose_methods
-from sfdabench.run.plot import Request, plot
-from sfdabench.run.sweep import wanted
 from sfdabench.store import labels
 from sfdabench.store.records import CASE_COLUMNS
 

@@ -114,7 +114,7 @@ def test_source_only_scores_are_the_unadapted_ones_of_every_method(adapted, out)
 
 
 def test_deployed_weights_are_on_disk_under_their_hash(adapted):
-    from sfdabench.networks._weights import read, sha256
+    from sfdabench.models.weights import read, sha256
 
     run, record = adapted
     assert sha256(read(run.record_path.with_suffix(".safetensors"))) == record["deployed_sha256"]
@@ -198,7 +198,7 @@ def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_pa
 def test_an_online_method_learns_with_the_labels_of_the_test_images_closed(adapted, out):
     """Its predictions are made before any test label is opened."""
     run = plan(out, "tent_online", settings=["learning_rate=0.01"])
-    with unittest.mock.patch("sfdabench.networks._segmenter.OnlineSegmenter.forward", peep(run)):
+    with unittest.mock.patch("sfdabench.models.segmenter.OnlineSegmenter.forward", peep(run)):
         record = go(run)
     assert record["status"] == "failed"
     assert "the method opened" in record["reason"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from sfdabench.campaign.sweep import estimate, plan, wanted
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.run.plan import resolve
-from sfdabench.run.sweep import estimate, plan, wanted
 from sfdabench.store import labels, records
 
 QUIET = Progress(quiet=True)
@@ -356,7 +356,7 @@ def test_ctrl_c_is_exit_130_and_the_rest_is_not_run(mini, tell, sfdabench, monke
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr("sfdabench.run.workers.carry_out", interrupted)
+    monkeypatch.setattr("sfdabench.campaign.workers.carry_out", interrupted)
     flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out", "--json")
     code, text, err = sfdabench("sweep", mini, *flags)
     assert code == 130
@@ -371,7 +371,7 @@ def test_the_cores_are_shared_by_what_there_is_to_run(mini, sfdabench, monkeypat
         given.append((at_once, variables["OMP_NUM_THREADS"]))
         yield from ()
 
-    monkeypatch.setattr("sfdabench.run.workers.carry_out", carry_out)
+    monkeypatch.setattr("sfdabench.campaign.workers.carry_out", carry_out)
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(40))
     flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out", "--device", "cpu")
@@ -382,7 +382,7 @@ def test_the_cores_are_shared_by_what_there_is_to_run(mini, sfdabench, monkeypat
 
 def test_a_worker_without_a_record_has_failed(mini, sfdabench, monkeypatch):
     monkeypatch.setattr(
-        "sfdabench.run.workers.Flags.command",
+        "sfdabench.campaign.workers.Flags.command",
         lambda *_: (sys.executable, "-c", 'print(\'{"status": "done"}\')'),
     )
     flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out")

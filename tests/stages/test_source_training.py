@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from sfdabench.checks.toy import Killed, Toy, _labelled, draw
-from sfdabench.core.context import Clock
+from sfdabench.core.streams import Clock
 from sfdabench.core.task import Recipe
-from sfdabench.networks._segmenter import Segmenter
-from sfdabench.networks._weights import sha256
+from sfdabench.models.segmenter import Segmenter
+from sfdabench.models.weights import sha256
 from sfdabench.networks.deeplabv2_resnet101 import DeepLabV2ResNet101
 from sfdabench.networks.unet_small import UNetSmall
-from sfdabench.source.train import cached, train, validation_dice
+from sfdabench.stages.source_training import cached, train, validation_dice
 
 RECIPE = Recipe(size=24, network="unet_small", epochs=6, validate_every=2, learning_rate=1e-2)
 

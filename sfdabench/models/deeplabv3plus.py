@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfdabench.networks import _winograd
-from sfdabench.networks._resize import convolve_resized, resize
+from sfdabench.models import winograd as _winograd
+from sfdabench.models.resize import convolve_resized, resize
 
 # expansion, channels, repetitions, stride, dilation. Code: the stage of 160 has stride 1 instead
 # of 2, and only the stage after it is dilated.

@@ -15,12 +15,12 @@ from sfdabench.core.progress import Progress
 from sfdabench.core.task import Domain
 from sfdabench.evaluate.predict import evaluating, predict
 from sfdabench.evaluate.score import region_masks
-from sfdabench.networks._segmenter import Segmenter
+from sfdabench.models.segmenter import Segmenter
 from sfdabench.prepare.arrays import Prepared
+from sfdabench.present.export import deployed, planned
 from sfdabench.primitives.views import identity
 from sfdabench.report.figures.grid import Picture
 from sfdabench.report.figures.tsne import Features
-from sfdabench.run.export import deployed, planned
 from sfdabench.run.plan import Run
 from sfdabench.run.streams import stream
 

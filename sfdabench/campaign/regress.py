@@ -18,16 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfdabench.core import registry
-from sfdabench.core.errors import BadInput
-from sfdabench.core.files import atomic
-from sfdabench.core.near import unknown
-from sfdabench.core.paths import checkout, shipped
-from sfdabench.core.progress import Progress
-from sfdabench.run import reference
-from sfdabench.run.board import board
-from sfdabench.run.plan import Run
-from sfdabench.run.reference import (
+from sfdabench.campaign import reference
+from sfdabench.campaign.board import board
+from sfdabench.campaign.reference import (
     QUALITY,
     TRAINING,
     Change,
@@ -37,7 +30,14 @@ from sfdabench.run.reference import (
     Reference,
     Score,
 )
-from sfdabench.run.workers import Flags, Job, Outcome, carry_out
+from sfdabench.campaign.workers import Flags, Job, Outcome, carry_out
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
+from sfdabench.core.files import atomic
+from sfdabench.core.near import unknown
+from sfdabench.core.paths import checkout, shipped
+from sfdabench.core.progress import Progress
+from sfdabench.run.plan import Run
 from sfdabench.store import labels, records
 
 Scores = dict[tuple[str, ...], Score]
@@ -305,13 +305,13 @@ class _Plan:
 
     def packed(self) -> dict[str, bytes]:
         """The source models that are there."""
-        from sfdabench.source.portable import pack
+        from sfdabench.campaign.portable import pack
 
         return {task: pack(folder) for task, folder in self.folders.items()}
 
     def unpack(self, sources: Mapping[str, bytes]) -> None:
         """Put these source models in place of what is there."""
-        from sfdabench.source.portable import unpack
+        from sfdabench.campaign.portable import unpack
 
         for task, folder in self.folders.items():
             shutil.rmtree(folder, ignore_errors=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from sfdabench.campaign import portable, reference, regress
+from sfdabench.campaign.reference import Rule, Score, compare
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
-from sfdabench.networks._weights import fill, from_bytes
-from sfdabench.run import plan, reference, regress
-from sfdabench.run.reference import Rule, Score, compare
-from sfdabench.source import portable
+from sfdabench.models.weights import fill, from_bytes
+from sfdabench.run import plan
 from sfdabench.store import labels
 
 QUIET = Progress(quiet=True)
@@ -334,8 +334,8 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
 ):
     """Through the workers, which find what they are told to, but make no model."""
     started = []
-    monkeypatch.setattr("sfdabench.source.portable.pack", lambda _: b"packed")
-    monkeypatch.setattr("sfdabench.source.portable.unpack", lambda *given: started.append(given))
+    monkeypatch.setattr("sfdabench.campaign.portable.pack", lambda _: b"packed")
+    monkeypatch.setattr("sfdabench.campaign.portable.unpack", lambda *given: started.append(given))
     monkeypatch.setattr(regress, "default_folder", lambda: folder)
     monkeypatch.setattr(regress, "changelog_folder", lambda: folder / "changes")
     monkeypatch.setenv("SFDABENCH_DATA", str(folder))  # real data, which it must not look at
@@ -385,9 +385,9 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
 
 def test_a_worker_that_leaves_no_record_is_a_failed_run(folder, sfdabench, monkeypatch):
     done = (sys.executable, "-c", 'print(\'{"status": "done"}\')')
-    monkeypatch.setattr("sfdabench.run.workers.Flags.command", lambda *_: done)
+    monkeypatch.setattr("sfdabench.campaign.workers.Flags.command", lambda *_: done)
     monkeypatch.setattr(regress, "default_folder", lambda: folder)
-    monkeypatch.setattr("sfdabench.source.portable.unpack", lambda *_: None)
+    monkeypatch.setattr("sfdabench.campaign.portable.unpack", lambda *_: None)
     put(folder)
     code, text, err = sfdabench("regress", "--method", "source_only", "--json")
     assert code == 1, err

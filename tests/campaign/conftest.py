@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from sfdabench.campaign.workers import Flags
 from sfdabench.core.paths import shipped
-from sfdabench.run.workers import Flags
 from sfdabench.store import records
 
 WORKER = """

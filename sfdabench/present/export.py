@@ -18,8 +18,8 @@ from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict
 from sfdabench.evaluate.saved import read_mask
 from sfdabench.evaluate.score import region_masks
-from sfdabench.networks._segmenter import Segmenter
-from sfdabench.networks._weights import fill, from_bytes
+from sfdabench.models.segmenter import Segmenter
+from sfdabench.models.weights import fill, from_bytes
 from sfdabench.run.plan import Run, resolve
 from sfdabench.run.streams import stream
 from sfdabench.store import labels, records

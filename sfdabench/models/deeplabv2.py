@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sfdabench.networks._resize import resize
+from sfdabench.models.resize import resize
 
 EXPANSION = 4  # of the last convolution of a block
 RATES = (6, 12, 18, 24)  # paper (DeepLabV2)

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16"]
 PREDICTED_TOGETHER = 8  # images; moves no number where the model stands still
 
 
@@ -17,8 +17,8 @@ class Segmenter(nn.Module):
 
     channels_last: pixels of all channels side by side, 1.5 to 2 times faster where kernels like
         it; None asks the network, whose attribute of that name is True unless it says otherwise.
-    precision: other than "float32" runs the network under autocast; float16 has a narrow range,
-        so whoever trains in it scales the loss.
+    precision: "bfloat16" runs the network under autocast; it has the range of float32, so losses
+        need no scaling.
     A deep copy is an independent model, as any module's is.
     """
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sfdabench.campaign.board import duration
+from sfdabench.campaign.workers import Flags, Job, Outcome
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, Incompatible
 from sfdabench.core.fields import plain
@@ -21,9 +23,7 @@ from sfdabench.core.paths import shipped
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark
-from sfdabench.run.board import duration
 from sfdabench.run.plan import Run, check_order
-from sfdabench.run.workers import Flags, Job, Outcome
 from sfdabench.store import labels, records
 from sfdabench.store.labels import Fields
 

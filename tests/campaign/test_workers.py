@@ -9,11 +9,11 @@ import time
 
 import pytest
 
+from sfdabench.campaign import workers
+from sfdabench.campaign.board import Lines, Live, board, duration, line
+from sfdabench.campaign.workers import Flags, Job, Outcome, Worker, carry_out, next_job, threads
 from sfdabench.core import registry
 from sfdabench.core.progress import Progress
-from sfdabench.run import workers
-from sfdabench.run.board import Lines, Live, board, duration, line
-from sfdabench.run.workers import Flags, Job, Outcome, Worker, carry_out, next_job, threads
 
 DONE = 'print(\'{"status": "done"}\')'
 STOPS = "import os\nwhile os.read(0, 1): pass"

@@ -237,7 +237,7 @@ def _online(variant: Variant) -> bool:
 
 
 def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
-    from sfdabench.run.pictures import pictures
+    from sfdabench.present.pictures import pictures
 
     variants = _chosen(asked, entry, compared, progress).variants
     online = [] if asked.methods else [v.label for v in variants if _online(v)]
@@ -274,7 +274,7 @@ def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress
 
 
 def _tsne(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
-    from sfdabench.run.pictures import features
+    from sfdabench.present.pictures import features
 
     methods = asked.methods or entry.methods
     if len(methods) != 1 or methods[0] == "source_only":

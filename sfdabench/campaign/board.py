@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from sfdabench.run.workers import Outcome, Worker
+from sfdabench.campaign.workers import Outcome, Worker
 
 KEPT = 8  # ended jobs that stay in the live table
 

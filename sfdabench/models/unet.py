@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfdabench.networks._resize import resize
+from sfdabench.models.resize import resize
 
 
 class UNet(nn.Module):

@@ -10,10 +10,10 @@ from PIL import Image
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
 from sfdabench.evaluate.metrics import compare
+from sfdabench.present import plot as plotting
+from sfdabench.present.plot import Request, plot
 from sfdabench.report.figures import style
-from sfdabench.run import plot as plotting
 from sfdabench.run.plan import resolve
-from sfdabench.run.plot import Request, plot
 
 QUIET = Progress(quiet=True)
 
@@ -79,7 +79,7 @@ def dice_of(path, case):
 
 
 def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
-    from sfdabench.run.pictures import pictures
+    from sfdabench.present.pictures import pictures
 
     found = recorded("tiny", "source_only", "adabn", "tent_online", "supervised")
     online = found.pop("tent_online").record_path
@@ -148,7 +148,7 @@ def test_a_grid_too_wide_for_a_page_asks_for_a_choice(recorded, monkeypatch, tmp
 
 
 def test_a_volume_shows_the_plane_with_most_reference(recorded):
-    from sfdabench.run.pictures import pictures
+    from sfdabench.present.pictures import pictures
 
     run = recorded("tiny_volume", "source_only")["source_only"]
     case = run.target_test.cases[-1]
@@ -164,7 +164,7 @@ def test_a_volume_shows_the_plane_with_most_reference(recorded):
 
 def test_three_channels_are_a_photograph_in_no_volume():
     """A volume of three sequences is shown by its last one, as any other."""
-    from sfdabench.run.pictures import _picture
+    from sfdabench.present.pictures import _picture
 
     image = np.zeros((3, 2, 8, 8), np.float32)
     image[2, :, 2:6, 2:6] = 1000
@@ -178,7 +178,7 @@ def test_three_channels_are_a_photograph_in_no_volume():
 
 
 def test_a_window_holds_all_that_is_outlined():
-    from sfdabench.run.pictures import _window
+    from sfdabench.present.pictures import _window
 
     outlined = np.zeros((100, 60), bool)
     outlined[20:40, 30:40] = True

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from sfdabench.campaign import portable
 from sfdabench.core.errors import BadInput
-from sfdabench.networks._weights import from_bytes, sha256, to_bytes
-from sfdabench.source import portable, train
+from sfdabench.models.weights import from_bytes, sha256, to_bytes
+from sfdabench.stages import source_training as train
 
 STATE = {"weight": torch.tensor([1 / 3, -2.5, 0.0]), "batches": torch.tensor(70001)}
 INFO = {"selected_epoch": 3, "validation_dice": 0.9, "seconds": 1.5, "curves": {"loss": [1.0]}}

@@ -10,7 +10,7 @@ import pytest
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.progress import Progress
-from sfdabench.run.export import planned
+from sfdabench.present.export import planned
 from sfdabench.run.plan import resolve
 
 QUIET = Progress(quiet=True)
@@ -78,7 +78,7 @@ def test_a_record_of_the_phantom_is_of_the_phantom(tmp_path, monkeypatch):
 
 
 def test_what_an_online_method_predicted_is_gone(tmp_path):
-    from sfdabench.run.export import export
+    from sfdabench.present.export import export
 
     run, _ = recorded(tmp_path / "results", "tiny", "tent_online")
     with pytest.raises(BadInput, match="learnt while it predicted"):
@@ -86,7 +86,7 @@ def test_what_an_online_method_predicted_is_gone(tmp_path):
 
 
 def test_volumes_lie_over_their_files_and_score_as_recorded(tmp_path, sfdabench):
-    from sfdabench.run.export import export
+    from sfdabench.present.export import export
 
     run, record = recorded(tmp_path / "results", "tiny_volume")
     exported = export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
@@ -104,7 +104,7 @@ def test_volumes_lie_over_their_files_and_score_as_recorded(tmp_path, sfdabench)
 
 def test_commands_name_the_values_of_the_files(tmp_path):
     """MALBCV's files have encodings of their own: the suite's 1, the liver, is their 6."""
-    from sfdabench.run.export import _file_values, _score_flags
+    from sfdabench.present.export import _file_values, _score_flags
 
     dataset = registry.load("datasets", "malbcv")()
     dataset.phantom(tmp_path, 0)
@@ -117,7 +117,7 @@ def test_commands_name_the_values_of_the_files(tmp_path):
 
 
 def test_a_record_of_other_files_is_refused(tmp_path):
-    from sfdabench.run.export import export
+    from sfdabench.present.export import export
 
     run, record = recorded(tmp_path / "results", "tiny")
     other = run.record_path.with_name("other.json")
@@ -148,7 +148,7 @@ def test_what_is_refused_makes_no_folder(tmp_path, sfdabench):
 
 
 def test_a_failed_run_has_no_masks(tmp_path):
-    from sfdabench.run.export import export
+    from sfdabench.present.export import export
 
     run, record = recorded(tmp_path / "results", "tiny")
     run.record_path.write_text(json.dumps(record | {"status": "failed", "reason": "diverged"}))

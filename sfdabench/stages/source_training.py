@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from sfdabench.core.checkpoint import CheckpointKeeper, same_threads
-from sfdabench.core.context import LabelledStream, Loop
+from sfdabench.core.context import Loop
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import atomic, held
 from sfdabench.core.seeding import seed_all
+from sfdabench.core.streams import LabelledStream
 from sfdabench.core.task import Recipe
-from sfdabench.networks._segmenter import Segmenter
-from sfdabench.networks._weights import from_bytes, sha256, to_bytes
+from sfdabench.models.segmenter import Segmenter
+from sfdabench.models.weights import from_bytes, sha256, to_bytes
 from sfdabench.primitives.losses import supervised_loss
 from sfdabench.primitives.views import SOURCE
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sfdabench.core.errors import BadInput
-from sfdabench.networks._weights import from_bytes, to_bytes
-from sfdabench.source.train import SourceModel, put
+from sfdabench.models.weights import from_bytes, to_bytes
+from sfdabench.stages.source_training import SourceModel, put
 
 
 def pack(folder: Path) -> bytes:

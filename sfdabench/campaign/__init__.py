@@ -1,0 +1,1 @@
+"""Many runs: sweeps, their workers and display, the regression check."""

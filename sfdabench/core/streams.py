@@ -1,0 +1,187 @@
+"""Images in batches under views: what a method is shown of a split, with or without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfdabench.core.seeding import generator
+
+View = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]
+PairedView = Callable[[Tensor, Tensor, Sequence[np.random.Generator]], tuple[Tensor, Tensor]]
+
+
+@dataclass
+class Clock:
+    """Where the loop stands; keys the randomness of every view and every shuffle."""
+
+    stage: int = 0
+    epoch: int = -1
+    passes: int = 0
+
+    def start(self, stage: int, epoch: int) -> None:
+        """Begin an epoch."""
+        self.stage, self.epoch, self.passes = stage, epoch, 0
+
+    def tick(self) -> tuple[int, int, int]:
+        """A key for one more pass over the data within this epoch."""
+        self.passes += 1
+        return self.stage, self.epoch, self.passes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Unlabelled images under the views that were asked for, as attributes: `batch.weak`.
+
+    index: (B,) positions in the stream, on the CPU, for banks. ids: B names.
+    Every view is (B, C, H, W) float32 on the device, in the range that the network expects.
+    """
+
+    index: Tensor
+    ids: tuple[str, ...]
+    views: Mapping[str, Tensor]
+    _paired: Callable[[PairedView, Tensor], tuple[Tensor, Tensor]]
+
+    def paired(self, view: PairedView, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """The images and maps of them, such as predictions (B, K, H, W), under one geometry.
+
+        The same draw however often it is asked for. Raises ValueError for maps of other images.
+        """
+        if len(maps) != len(self.ids):
+            raise ValueError(f"{len(maps)} maps for {len(self.ids)} images")
+        return self._paired(view, maps)
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self.views[name]
+        except KeyError:
+            raise AttributeError(
+                f"batch has no view '{name}'; asked for: {list(self.views)}"
+            ) from None
+
+
+@dataclass
+class Stream:
+    """Images of one split; no label is in reach of it.
+
+    images: (N, C, H, W); resident on the device where they fit. uint8 comes out of the views on
+        -1..1 (x / 127.5 - 1); standardised floats keep their values, and views see each channel
+        of an image on 0..255, from its smallest value to its largest.
+    """
+
+    name: str
+    images: Any
+    ids: tuple[str, ...]
+    device: torch.device
+    seed: int
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        """Move the images to a GPU where they take less than a quarter of what is free there."""
+        if self.device.type == "cuda" and isinstance(self.images, np.ndarray):
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if self.images.nbytes < free / 4:
+                self.images = torch.from_numpy(np.array(self.images)).to(self.device)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.ids)
+
+    def steps(self, size: int) -> int:
+        """Batches of `size` in one pass."""
+        return -(-len(self) // size)
+
+    def _take(self, index: np.ndarray) -> Tensor:
+        if isinstance(self.images, Tensor):
+            chosen = self.images[torch.from_numpy(index).to(self.images.device)]
+        else:
+            chosen = torch.from_numpy(np.ascontiguousarray(self.images[index]))
+        return chosen.to(self.device, torch.float32)
+
+    def _scaled(self, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Images on 0..255 for the views, and the way from there to what the network expects."""
+        if self.images.dtype in (np.uint8, torch.uint8):
+            return images, lambda seen: seen / 127.5 - 1
+        low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+        step = (high - low).clamp(min=1e-6) / 255
+        scaled = (images - low) / step
+        # a view that changes nothing must not round
+        return scaled, lambda seen: images if seen is scaled else seen * step + low
+
+    def _chunks(self, size: int, shuffle: bool, key: tuple[int, ...]) -> Iterator[np.ndarray]:
+        order = np.arange(len(self))
+        if shuffle:
+            order = generator(self.seed, self.name, "shuffle", *key).permutation(len(self))
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+    def _generators(
+        self, view: str, key: tuple[int, ...], index: np.ndarray
+    ) -> list[np.random.Generator]:
+        return [generator(self.seed, self.name, view, *key, int(i)) for i in index]
+
+    def batches(self, size: int, *, shuffle: bool = True, **views: View) -> Iterator[Batch]:
+        """One pass in batches of `size`, the last one short where N is no multiple of it."""
+        if not views:
+            raise ValueError("name at least one view, such as batches(8, weak=views.identity)")
+        key = self.clock.tick()
+        for index in self._chunks(size, shuffle, key):
+            images, finish = self._scaled(self._take(index))
+            shown = {
+                name: finish(view(images, self._generators(name, key, index)))
+                for name, view in views.items()
+            }
+            paired = partial(self._show_pair, images, finish, key, index)
+            yield Batch(torch.from_numpy(index), tuple(self.ids[i] for i in index), shown, paired)
+
+    def _show_pair(
+        self,
+        images: Tensor,
+        finish: Callable[[Tensor], Tensor],
+        key: tuple[int, ...],
+        index: np.ndarray,
+        view: PairedView,
+        maps: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        shown, moved = view(images, maps, self._generators("paired", key, index))
+        return finish(shown), moved
+
+
+@dataclass
+class LabelledStream(Stream):
+    """A stream with label maps, for source training and for methods that declare labels.
+
+    labels: (N, H, W) uint8. classes: label values of each class, in channel order.
+    background: whether channel 0 is what belongs to no class (softmax head).
+    """
+
+    labels: Any = None
+    classes: tuple[tuple[int, ...], ...] = ()
+    background: bool = False
+
+    def masks(self, labels: Tensor) -> Tensor:
+        """Label maps (B, H, W) -> one float32 channel a class (B, K, H, W)."""
+        channels = [
+            torch.stack([labels == value for value in values]).any(dim=0) for values in self.classes
+        ]
+        masks = torch.stack(channels, dim=1)
+        if self.background:
+            masks = torch.cat([~masks.any(dim=1, keepdim=True), masks], dim=1)
+        return masks.float()
+
+    def pairs(
+        self, size: int, view: PairedView, *, shuffle: bool = True
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass of (images (B, C, H, W), masks (B, K, H, W)), both under the same geometry."""
+        key = self.clock.tick()
+        for index in self._chunks(size, shuffle, key):
+            labels = torch.from_numpy(np.ascontiguousarray(self.labels[index])).to(self.device)
+            images, finish = self._scaled(self._take(index))
+            images, labels = view(images, labels, self._generators("pair", key, index))
+            yield finish(images), self.masks(labels)

@@ -1,0 +1,1 @@
+"""Modules: the segmenter that methods call, and what networks are built from."""

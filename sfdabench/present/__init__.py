@@ -1,0 +1,1 @@
+"""What needs records and images together: exported masks, figures of cases."""

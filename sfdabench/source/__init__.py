@@ -1,1 +1,0 @@
-"""STAGE 3: recipe -> source model with a content hash."""
