@@ -29,7 +29,7 @@ def draw(root: Path, count: int) -> None:
     """Write patients in the authors' layout, full size."""
     import numpy as np
 
-    from sfdabench.datasets._volumes import original, write_nifti
+    from sfdabench.formats.volumes import original, write_nifti
     from sfdabench.phantoms import brain
 
     affine = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
