@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from sfdabench.core.errors import BadInput
 
 
 @contextlib.contextmanager
@@ -35,6 +38,26 @@ def sha256_file(path: Path) -> str:
     """Content hash of one file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_hashed(path: Path, body: Any) -> None:
+    """Write JSON with the hash of its content, whole or not at all."""
+    text = json.dumps(body, sort_keys=True, allow_nan=False)
+    with atomic(path) as file:
+        json.dump({"sha256": hashlib.sha256(text.encode()).hexdigest(), "body": body}, file)
+
+
+def read_hashed(path: Path) -> Any:
+    """The body that `write_hashed` wrote. Raises BadInput where the file holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        body = value["body"]
+        text = json.dumps(body, sort_keys=True, allow_nan=False)
+        if hashlib.sha256(text.encode()).hexdigest() != value["sha256"]:
+            raise BadInput(f"{path}: does not have its recorded hash; delete it")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); delete it") from error
+    return body
 
 
 @contextlib.contextmanager

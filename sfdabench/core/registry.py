@@ -22,6 +22,7 @@ FOLDERS = {
     "tasks": "tasks",
     "networks": "networks",
     "protocols": "evaluate/protocols",
+    "stages": "stages",
 }
 ALIASES = {
     "datasets": {"btcv": "malbcv"},
@@ -115,6 +116,7 @@ def _base(kind: str) -> type:
         "tasks": ("task", "Task"),
         "networks": ("network", "Network"),
         "protocols": ("protocol", "Protocol"),
+        "stages": ("stage", "SourceStage"),
     }[kind]
     return getattr(importlib.import_module(f"sfdabench.core.{module}"), name)
 
