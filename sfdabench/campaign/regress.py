@@ -30,7 +30,7 @@ from sfdabench.campaign.reference import (
     Reference,
     Score,
 )
-from sfdabench.campaign.workers import Flags, Job, Outcome, carry_out
+from sfdabench.campaign.workers import Job, Outcome, carry_out
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import atomic
@@ -38,6 +38,7 @@ from sfdabench.core.near import unknown
 from sfdabench.core.paths import checkout, shipped
 from sfdabench.core.progress import Progress
 from sfdabench.run.plan import Run
+from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
 
 Scores = dict[tuple[str, ...], Score]
@@ -243,7 +244,9 @@ def measure(
     renew: train all seeds, and start from what was trained instead.
     """
     with _fresh_surroundings() as place:
-        trained, adapted = _Plan(found, place, progress), _Plan(found, place, progress)
+        protocols = (found.scores.protocol,)
+        base = RunRequest(out=place, profile="phantom", device="cpu", protocols=protocols)
+        trained, adapted = _Plan(found, base, progress), _Plan(found, base, progress)
         for task, run in chosen:
             if run.method == TRAINING:
                 trained.add(task, run, seeds=found.tolerance.seeds if renew else 1)
@@ -269,38 +272,33 @@ def measure(
 
 
 class _Plan:
-    """Jobs that may be carried out together.
+    """Jobs that may be carried out together; base: what their runs share.
 
     runs: what each does, and its run as `run_key` gives it. folders: where the source model of a
     task lies, for seed 0.
     """
 
-    def __init__(self, found: Reference, place: Path, progress: Progress) -> None:
-        self.found, self.place, self.progress = found, place, progress
+    def __init__(self, found: Reference, base: RunRequest, progress: Progress) -> None:
+        self.found, self.base, self.progress = found, base, progress
         self.runs: dict[Job, tuple[Run, tuple[str, ...]]] = {}
         self.folders: dict[str, Path] = {}
 
     def add(self, task: Listing, run: Listed, *, seeds: int) -> None:
         """A listed run, or the training of a source model as the run that does nothing else."""
         training = run.method == TRAINING
-        flags = Flags(
+        request = dataclasses.replace(
+            self.base,
             method="source_only" if training else run.method,
             task=task.name,
-            seed=0,
-            out=self.place / ("trained" if training else "adapted"),
-            profile="phantom",
+            out=self.base.out / ("trained" if training else "adapted"),
             settings=labels.settings(run.overrides),
             source_settings=labels.pairs(task.source),
-            protocols=(self.found.scores.protocol,),
-            device="cpu",
         )
-        first = flags.resolve(self.progress)
+        first = request.resolve(self.progress)
         self.folders[task.name] = first.source_folder
         for seed in range(seeds):
             one = dataclasses.replace(first, seed=seed)
-            name = labels.label(run.method, run.overrides)
-            source, record = one.source_folder / "source.json", one.record_path
-            job = Job(task.name, name, seed, flags.command(one), source, record)
+            job = Job.of(one, request, labels.label(run.method, run.overrides))
             self.runs[job] = (one, reference.run_key(task, run))
 
     def packed(self) -> dict[str, bytes]:

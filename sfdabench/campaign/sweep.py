@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sfdabench.campaign.board import duration
-from sfdabench.campaign.workers import Flags, Job, Outcome
+from sfdabench.campaign.workers import Job, Outcome
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, Incompatible
 from sfdabench.core.fields import plain
@@ -23,7 +22,9 @@ from sfdabench.core.paths import shipped
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark
+from sfdabench.report.units import duration
 from sfdabench.run.plan import Run, check_order
+from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
 from sfdabench.store.labels import Fields
 
@@ -146,68 +147,58 @@ def _asked(benchmark: Benchmark) -> Iterator[Wanted]:
 
 def plan(
     name: str,
+    base: RunRequest,
     *,
-    seed: int = 0,
     seeds: int | None = None,
-    out: Path,
     tasks: Sequence[str] = (),
-    data: Path | None = None,
-    profile: str | None = None,
-    source_settings: Sequence[str] = (),
-    device: str = "auto",
     retry_failed: bool = False,
     progress: Progress,
 ) -> Sweep:
     """All runs of a benchmark, one seed after the other, those of one source model together.
 
-    seed, seeds: the first, and how many; None for as many as the benchmark asks for.
+    base: what all runs share, the first seed among it; the benchmark says their method, task and
+        settings. A protocol that it names scores every run that it fits.
+    seeds: how many; None for as many as the benchmark asks for.
     retry_failed: a run whose record is a failure is to run again.
     Raises BadInput for flags, a benchmark or data at fault, before anything is computed, and
     where nothing of the benchmark can be run.
     """
     benchmark = find_benchmark(name)
     papers.validate(benchmark)
-    numbers = range(seed, seed + (seeds or benchmark.seeds))
+    numbers = range(base.seed, base.seed + (seeds or benchmark.seeds))
     chosen = _choose_tasks(benchmark, tasks)
-    asked: dict[str, tuple[Run, Flags, Wanted]] = {}
+    asked: dict[str, tuple[Run, RunRequest, Wanted]] = {}
     skipped, left_out = [], []
     for one in wanted(benchmark, chosen):
         if not papers.implemented(one.method, registry.names("methods")):
             skipped.append(Skipped(one.task, one.label, "no such method here"))
             continue
-        flags = Flags(
-            method=one.method,
-            task=one.task,
-            seed=seed,
-            out=out,
-            data=data,
-            profile=profile,
-            settings=labels.settings(one.overrides),
-            source_settings=tuple(source_settings),
-            device=device,
+        settings = labels.settings(one.overrides)
+        request = dataclasses.replace(
+            base, method=one.method, task=one.task, settings=settings, protocols=()
         )
         try:
-            first = flags.resolve(progress)
-            fitting, unfit = fitting_protocols(first, one.protocols)
+            first = request.resolve(progress)
+            protocols = list(dict.fromkeys((*one.protocols, *base.protocols)))
+            fitting, unfit = fitting_protocols(first, protocols)
         except Incompatible as error:
             skipped.append(Skipped(one.task, one.label, str(error)))
             continue
         left_out += [f"{one.label} on {one.task}: {reason}; scored without" for reason in unfit]
         key = first.key  # one that a row spells out and another leaves at its default is one run
-        first, flags, one = asked.get(key, (first, flags, one))
+        first, request, one = asked.get(key, (first, request, one))
         more = tuple(name for name in fitting if name not in first.protocols)
-        flags = dataclasses.replace(flags, protocols=(*flags.protocols, *more))
         first = dataclasses.replace(first, protocols=(*first.protocols, *more))
-        asked[key] = (first, flags, one)
+        asked[key] = (first, request, one)
     if not asked:
         why = "; ".join(f"{s.method} on {s.task}: {s.reason}" for s in skipped)
         raise BadInput(f"nothing of benchmark {name} can be run: {why}")
-    ours, problems = records.read_all(out)
+    ours, problems = records.read_all(base.out)
     shipped_sets = sorted(path for path in shipped("results").iterdir() if path.is_dir())
     history = [*ours, *(record for one in shipped_sets for record in records.read_all(one)[0])]
     runs = [
-        (dataclasses.replace(first, seed=number), flags, one)
-        for first, flags, one in asked.values()
+        (dataclasses.replace(first, seed=number), request, one)
+        for first, request, one in asked.values()
         for number in numbers
     ]
     planned = _in_order(runs, numbers, history, retry_failed)
@@ -242,7 +233,7 @@ def _choose_tasks(benchmark: Benchmark, names: Sequence[str]) -> list[str]:
 
 
 def _in_order(
-    runs: Collection[tuple[Run, Flags, Wanted]],
+    runs: Collection[tuple[Run, RunRequest, Wanted]],
     seeds: Sequence[int],
     history: Sequence[Record],
     retry_failed: bool,
@@ -254,18 +245,16 @@ def _in_order(
     order = sorted(runs, key=lambda r: (seeds.index(r[0].seed), first_seen[r[0].source_folder]))
     planned: list[Planned] = []
     made: set[Path] = set()
-    for run, flags, one in order:
-        source = run.source_folder / "source.json"
-        command = flags.command(run)
-        job = Job(run.task_name, one.label, run.seed, command, source, run.record_path)
+    for run, request, one in order:
+        job = Job.of(run, request, one.label)
         state, reason = state_of(run)
         if state == "failed" and retry_failed:
             state = "to run"
         seconds = None
         if state == "to run":
-            trains = source not in made and not source.exists()
+            trains = job.makes not in made and not job.makes.exists()
             seconds = estimate(run, history, trains=trains)
-            made.add(source)
+            made.add(job.makes)
         planned.append(Planned(run, job, state, reason, seconds))
     return tuple(planned)
 

@@ -20,9 +20,10 @@ from sfdabench.evaluate.saved import read_mask
 from sfdabench.evaluate.score import region_masks
 from sfdabench.models.segmenter import Segmenter
 from sfdabench.models.weights import fill, from_bytes
-from sfdabench.run.plan import Run, resolve
+from sfdabench.run.plan import Run
+from sfdabench.run.request import RunRequest
 from sfdabench.run.streams import stream
-from sfdabench.store import labels, records
+from sfdabench.store import records
 
 
 def planned(path: Path, data: Path | None, device: str, progress: Progress) -> Run:
@@ -35,25 +36,7 @@ def planned(path: Path, data: Path | None, device: str, progress: Progress) -> R
     record = records.read(path)
     if record["status"] != "done":
         raise BadInput(f"--record {path}: this run failed ({record['reason']}); it has no model")
-    phantom = record["data"] == "phantom"
-    if phantom and data is not None:
-        raise BadInput(f"--data {data}: record {path} is of the phantom; leave --data out")
-    if not phantom and data_root(data) is None:
-        raise BadInput(f"--record {path}: made from real data; give --data DIR")
-    run = resolve(
-        method=record["method"],
-        task=record["task"],
-        seed=record["seed"],
-        data=data,
-        phantom=phantom,
-        out=path.parent.parent.parent,
-        profile=record["profile"],
-        settings=labels.settings(record["overrides"]),
-        source_settings=labels.pairs(record["source_overrides"]),
-        device=device,
-        precision=record["precision"],
-        progress=progress,
-    )
+    run = RunRequest.from_record(path, record, data, device).resolve(progress)
     if run.online:
         raise BadInput(
             f"--record {path}: {run.method_name} learnt while it predicted, and its weights have "
@@ -61,7 +44,7 @@ def planned(path: Path, data: Path | None, device: str, progress: Progress) -> R
         )
     found = [run.target_train.content, run.target_test.content]
     if records.digest({"target": found}) != record["manifest_sha256"]:
-        where = "the phantom of this version" if phantom else data_root(data)
+        where = "the phantom of this version" if run.data == "phantom" else data_root(data)
         raise BadInput(f"--record {path}: made from other files than those of {where}")
     if run.source_key != record.get("source_key"):
         raise BadInput(
