@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sfdabench.core.dataset import Dataset
     from sfdabench.report.tables import Table
     from sfdabench.run.plan import Run
+    from sfdabench.store.records import Means, Record
 
 KINDS = ("methods", "tasks", "datasets", "networks", "protocols", "tables")
 KINDS_OF_DATA = click.Choice(["real", "phantom"])
@@ -227,17 +228,18 @@ def run(
         record = None
         if one.record_path.exists() and not force:
             record = read(one.record_path)
-        if record is None or record["status"] != "done":
+        if record is None or not record.done:
             from sfdabench.run.runner import execute
 
             record = execute(one, progress, force=force)
         else:
             progress.say(f"found {_shown(one.record_path)}")
-        failures += record["status"] != "done"
+        failures += not record.done
+        before = _unadapted(record, one) if record.done else None
         if as_json:
-            click.echo(json.dumps(_summary(record, one.record_path)))
+            click.echo(json.dumps(_summary(record, before, one.record_path)))
         else:
-            _print_scores(record, one.record_path)
+            _print_scores(record, before, one.record_path)
     return 1 if failures else 0
 
 
@@ -265,43 +267,51 @@ def _heading(one: Run) -> str:
     return f"{what}: {data}, {one.profile} profile{note}"
 
 
-def _means(scores: dict[str, Any]) -> dict[str, Any]:
+def _unadapted(record: Record, one: Run) -> Record | None:
+    from sfdabench.store.records import unadapted_of
+
+    try:
+        return unadapted_of(record, one.out)
+    except BadInput as error:
+        click.echo(f"sfdabench: {error}; no unadapted scores to compare with", err=True)
+        return None
+
+
+def _means(scores: Means) -> dict[str, Any]:
     return {
         protocol: {
-            name: {metric: value["mean"] for metric, value in metrics.items()}
+            name: {metric: value.mean for metric, value in metrics.items()}
             for name, metrics in classes.items()
         }
         for protocol, classes in scores.items()
     }
 
 
-def _summary(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    summary = {name: record[name] for name in ("status", "task", "method", "seed", "data")}
+def _summary(record: Record, before: Record | None, path: Path) -> dict[str, Any]:
+    names = {"status", "task", "method", "seed", "data", "source_sha256", "deployed_sha256"}
+    summary = record.model_dump(include=names)
     summary["record"] = str(path)
-    summary["source_sha256"] = record["source_sha256"]
-    summary["deployed_sha256"] = record["deployed_sha256"]
-    summary["seconds"] = record["seconds"]["total"]
-    summary["scores"] = _means(record["scores"])
-    summary["source_only"] = _means(record["source_only"].get("scores", {}))
-    if record["status"] != "done":
-        summary["reason"] = record["reason"]
+    summary["seconds"] = record.seconds.total
+    summary["scores"] = _means(record.scores)
+    summary["source_only"] = _means(before.scores) if before else {}
+    if not record.done:
+        summary["reason"] = record.reason
     return summary
 
 
-def _print_scores(record: dict[str, Any], path: Path) -> None:
-    if record["status"] != "done":
-        click.echo(f"failed: {record['reason']}\nrecord: {_shown(path)}", err=True)
+def _print_scores(record: Record, before: Record | None, path: Path) -> None:
+    if not record.done:
+        click.echo(f"failed: {record.reason}\nrecord: {_shown(path)}", err=True)
         return
     from rich.console import Console
     from rich.table import Table
 
     from sfdabench.report import units
 
-    label = "PHANTOM" if record["data"] == "phantom" else "real"
-    click.echo(f"{record['method']} on {record['task']} ({label} data)")
-    before = record["source_only"]["scores"]
+    label = "PHANTOM" if record.data == "phantom" else "real"
+    click.echo(f"{record.method} on {record.task} ({label} data)")
     console = Console(width=max(80, Console().width))
-    for protocol, classes in record["scores"].items():
+    for protocol, classes in record.scores.items():
         # One table a protocol, without the method's name: a terminal has 80 columns.
         table = Table(title=f"protocol {protocol}", title_justify="left")
         for column in ("class", "metric"):
@@ -310,24 +320,25 @@ def _print_scores(record: dict[str, Any], path: Path) -> None:
             table.add_column(column, justify="right")
         for name, metrics in classes.items():
             for metric, value in metrics.items():
-                old, new = before[protocol][name][metric]["mean"], value["mean"]
+                known = before.scores.get(protocol, {}).get(name, {}) if before else {}
+                old, new = known[metric].mean if metric in known else None, value.mean
                 scale = units.scale(metric)
                 table.add_row(
                     name,
-                    f"{metric} {units.unit(metric, protocol, record['spacing_unit'])}",
+                    f"{metric} {units.unit(metric, protocol, record.spacing_unit)}",
                     "-" if old is None else f"{old * scale:.2f}",
                     "-" if new is None else f"{new * scale:.2f}",
-                    "-" if None in (old, new) else f"{(new - old) * scale:+.2f}",
-                    str(value["undefined"]),
+                    "-" if old is None or new is None else f"{(new - old) * scale:+.2f}",
+                    str(value.undefined),
                 )
         console.print(table)
-    audit = record["audit"]
+    audit = record.audit
     if audit:
-        for protocol, gap in audit["gap"].items():
+        for protocol, gap in audit.gap.items():
             click.echo(
                 f"selection audit ({protocol}): the best epoch on test labels (oracle, never "
-                f"deployed) is {audit['best']['epoch'][protocol] + 1} of "
-                f"{audit['last']['epoch'] + 1}, {100 * gap:.2f} Dice points above the last"
+                f"deployed) is {audit.epochs[audit.best.epoch[protocol]] + 1} of "
+                f"{audit.epochs[audit.last.epoch] + 1}, {100 * gap:.2f} Dice points above the last"
             )
     click.echo(f"record: {_shown(path)}")
 

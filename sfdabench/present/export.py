@@ -33,25 +33,25 @@ def planned(path: Path, data: Path | None, device: str, progress: Progress) -> R
     of the method are not compared: what they led to is in the weights.
     """
     record = records.read(path)
-    if record["status"] != "done":
-        raise BadInput(f"--record {path}: this run failed ({record['reason']}); it has no model")
-    phantom = record["data"] == "phantom"
+    if not record.done:
+        raise BadInput(f"--record {path}: this run failed ({record.reason}); it has no model")
+    phantom = record.data == "phantom"
     if phantom and data is not None:
         raise BadInput(f"--data {data}: record {path} is of the phantom; leave --data out")
     if not phantom and data_root(data) is None:
         raise BadInput(f"--record {path}: made from real data; give --data DIR")
     run = resolve(
-        method=record["method"],
-        task=record["task"],
-        seed=record["seed"],
+        method=record.method,
+        task=record.task,
+        seed=record.seed,
         data=data,
         phantom=phantom,
         out=path.parent.parent.parent,
-        profile=record["profile"],
-        settings=labels.settings(record["overrides"]),
-        source_settings=labels.pairs(record["source_overrides"]),
+        profile=record.profile,
+        settings=labels.settings(record.overrides),
+        source_settings=labels.pairs(record.source_overrides),
         device=device,
-        precision=record["precision"],
+        precision=record.precision,
         progress=progress,
     )
     if run.online:
@@ -60,10 +60,10 @@ def planned(path: Path, data: Path | None, device: str, progress: Progress) -> R
             "seen all images by now; only the scores of those predictions are kept"
         )
     found = [run.target_train.content, run.target_test.content]
-    if records.digest({"target": found}) != record["manifest_sha256"]:
+    if records.digest({"target": found}) != record.manifest_sha256:
         where = "the phantom of this version" if phantom else data_root(data)
         raise BadInput(f"--record {path}: made from other files than those of {where}")
-    if run.source_key != record.get("source_key"):
+    if run.source_key != record.source_key:
         raise BadInput(
             f"--record {path}: its source model was made otherwise than this version would "
             "(recipe, network, data); run it again"

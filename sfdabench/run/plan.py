@@ -35,7 +35,10 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Run:
-    """One run: stages 3 to 6 for one seed."""
+    """One run: stages 3 to 6 for one seed.
+
+    target_train: what the methods learn from; unlabelled_train: what one without labels would.
+    """
 
     task_name: str
     task: Task
@@ -50,6 +53,7 @@ class Run:
     source_train: tuple[Split, ...]
     source_test: tuple[Split, ...]
     target_train: Split
+    unlabelled_train: Split
     target_test: Split
     protocols: tuple[str, ...]
     device: str
@@ -61,6 +65,16 @@ class Run:
     def method_name(self) -> str:
         """The chain as the user wrote it."""
         return "+".join(name for name, _ in self.chain)
+
+    @property
+    def unadapted(self) -> Run:
+        """The run of `source_only` whose record holds the unadapted scores of this one."""
+        return dataclasses.replace(
+            self,
+            chain=(("source_only", registry.load("methods", "source_only")()),),
+            overrides={"source_only": {}},
+            target_train=self.unlabelled_train,
+        )
 
     @property
     def online(self) -> bool:
@@ -316,6 +330,7 @@ def resolve(
         source_train=tuple(split(d, d.train, "source", True) for d in value.source),
         source_test=tuple(split(d, d.test, "source test", True) for d in value.source),
         target_train=split(target, learnt, "target", oracle),
+        unlabelled_train=split(target, target.train, "target", False),
         target_test=split(target, target.test, "target test", True),
         protocols=scored,
         device=chosen_device,

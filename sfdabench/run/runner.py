@@ -40,23 +40,25 @@ from sfdabench.run.allocator import keep_freed_memory
 from sfdabench.run.plan import Run
 from sfdabench.run.streams import stream
 from sfdabench.stages import source_training as source
-from sfdabench.store import records
+from sfdabench.store import cases, records
+from sfdabench.store.records import Record
 
 SOURCE_INFO = ("selected_epoch", "validation_dice", "seconds")
 LIBRARIES = ("torch", "numpy", "scipy", "pillow", "safetensors")
 
 
-def find(run: Run) -> dict[str, Any] | None:
+def find(run: Run) -> Record | None:
     """The finished record of this run, if there is one."""
     if not run.record_path.exists():
         return None
     record = records.read(run.record_path)
-    return record if record["status"] == "done" else None
+    return record if record.done else None
 
 
-def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, Any]:
+def execute(run: Run, progress: Progress, *, force: bool = False) -> Record:
     """Carry the run out, or find its record; returns the record, failed ones included.
 
+    The record of the unadapted scores is made first, where there is none.
     Raises BadInput for faults of the data and of the backbone's weights, before any training.
     """
     path = run.record_path
@@ -67,17 +69,18 @@ def execute(run: Run, progress: Progress, *, force: bool = False) -> dict[str, A
         if found is not None:
             progress.say(f"found {path}")
             return found
+        before = None if run.method_name == "source_only" else execute(run.unadapted, progress)
         work = path.with_suffix(".work")
         if force:
             shutil.rmtree(work, ignore_errors=True)
-        execution = Execution(run, progress, work)
+        execution = Execution(run, progress, work, before)
         try:
             record = execution.record()
         except BadInput:
             if [path.name for path in work.glob("*")] == ["threads"]:  # nothing that could go on
                 shutil.rmtree(work)
             raise
-        records.write_json(path, record)
+        records.write(path, record)
         if not execution.worth_resuming:
             shutil.rmtree(work, ignore_errors=True)
         return record
@@ -98,8 +101,8 @@ def initial_network(run: Run) -> nn.Module:
 class Execution:
     """The stages of one run, in order."""
 
-    def __init__(self, run: Run, progress: Progress, work: Path) -> None:
-        self.run, self.progress, self.work = run, progress, work
+    def __init__(self, run: Run, progress: Progress, work: Path, before: Record | None) -> None:
+        self.run, self.progress, self.work, self.before = run, progress, work, before
         self.task, self.device = run.task, torch.device(run.device)
         self.names = tuple(run.task.classes)
         self.worth_resuming = False
@@ -111,7 +114,7 @@ class Execution:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Record:
         """Everything that is known of this run when it is over, failed or done."""
         started = time.monotonic()
         self.prepare()
@@ -123,7 +126,7 @@ class Execution:
         record["peak_memory_bytes"] = kilobytes * (1 if sys.platform == "darwin" else 1024)
         if self.device.type == "cuda":
             record["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.device)
-        return record
+        return Record.model_validate(record)
 
     def _outcome(self, record: dict[str, Any]) -> dict[str, Any]:
         """What the stages came to, or why they did not."""
@@ -134,11 +137,8 @@ class Execution:
         except Exception as error:  # any failure of a method is a record, not a lost run
             # A full disk can be mended and the run go on; a mended method starts afresh.
             self.worth_resuming = isinstance(error, OSError)
-            lacking: dict[str, Any] = {"scores": {}, "source_only": {}}
-            lacking |= {"source_sha256": None, "deployed_sha256": None}
-            found = {name: record.get(name, value) for name, value in lacking.items()}
             failure = {"status": "failed", "reason": _reason(error)}
-            return found | failure | {"traceback": traceback.format_exc()}
+            return failure | {"traceback": traceback.format_exc()}
 
     def _identity(self) -> dict[str, Any]:
         run = self.run
@@ -311,6 +311,9 @@ class Execution:
 
     def _stages(self, record: dict[str, Any]) -> dict[str, Any]:
         seconds = record["seconds"]
+        if self.before is not None and not self.before.done:
+            raise RunFailed(f"source_only: {self.before.reason}")
+        record["unadapted"] = self.before and self.before.key
         start = time.monotonic()
         model, found = self._source_model()
         record["source_sha256"] = found.sha256
@@ -332,31 +335,25 @@ class Execution:
             scorer = Scorer(self.task, self.run.target_test, self.target_test, self.protocols)
             test = stream(self.run, self.target_test, "target test")
             sealed = sorted(self._sealed().glob("*.zip"))
-            total = len(sealed) + 2
-            unadapted = scorer(self._predict(model, test))
-            advance(1, total)
+            total = len(sealed) + 1
             masks = unseal(self._online) if self.run.online else self._predict(deployed, test)
             final = scorer(masks)
-            advance(2, total)
+            advance(1, total)
             dice = []
             for i, path in enumerate(sealed):
                 dice.append(scorer(unseal(path), only="dice").mean_dice)
-                advance(i + 3, total)
+                advance(i + 2, total)
             audit = _audit(final, dice, lambda epoch: scorer(unseal(sealed[epoch])))
         weights = deployed.weights()  # type: ignore[operator]
         content = sha256(weights)
         with atomic(self.run.record_path.with_suffix(".safetensors"), "wb") as file:
             file.write(to_bytes(weights, {"sha256": content, "record": self.run.key}))
-        records.write_cases(
-            self.run.record_path.with_suffix(".csv"),
-            [*_rows("source_only", unadapted), *_rows("deployed", final)],
-        )
+        cases.write(self.run.record_path.with_suffix(".csv"), _rows(final))
         seconds["evaluate"] = time.monotonic() - start
         return {
             "deployed_sha256": content,
             "scores": final.means,
             "empties": final.empties,
-            "source_only": {"scores": unadapted.means, "empties": unadapted.empties},
             "audit": audit,
         }
 
@@ -365,11 +362,10 @@ class Execution:
         return self.work / f"{last}-{self.run.chain[last][0]}" / "sealed"
 
 
-def _rows(model: str, scores: Scores) -> Iterator[dict[str, Any]]:
+def _rows(scores: Scores) -> Iterator[dict[str, Any]]:
     for protocol, score in scores.rows:
         yield {
             "protocol": protocol,
-            "model": model,
             "case": score.case,
             "class": score.class_,
             "metric": score.metric,
@@ -398,6 +394,7 @@ def _audit(
             "scores": {name: scored[epoch][name] for name, epoch in best.items()},
         },
         "last": {"epoch": len(epochs) - 1},
+        "epochs": list(range(len(epochs))),
         "dice_by_epoch": {name: [epoch[name] for epoch in epochs] for name in best},
         "gap": {name: epochs[epoch][name] - final.mean_dice[name] for name, epoch in best.items()},
     }
