@@ -40,6 +40,7 @@ from sfdabench.core.progress import Progress
 from sfdabench.run.plan import Run
 from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
+from sfdabench.store.records import Record
 
 Scores = dict[tuple[str, ...], Score]
 Chosen = list[tuple[Listing, Listed]]
@@ -319,7 +320,7 @@ class _Plan:
         """The kept scores of the runs of which every seed ended well."""
         well = {outcome.job for outcome in outcomes if outcome.reason is None}
         lost = {key for job, (_, key) in self.runs.items() if job not in well}
-        by_run: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+        by_run: dict[tuple[str, ...], list[Record]] = {}
         for one, key in self.runs.values():
             if key not in lost:
                 by_run.setdefault(key, []).append(records.read(one.record_path))
@@ -327,26 +328,27 @@ class _Plan:
             yield from _scores(self.found, key, got)
 
 
-def _scores(
-    found: Reference, key: tuple[str, ...], by_seed: Sequence[Mapping[str, Any]]
-) -> Iterator[Score]:
+def _scores(found: Reference, key: tuple[str, ...], by_seed: Sequence[Record]) -> Iterator[Score]:
     """The kept scores of a run from its records, one a seed."""
 
     def score(*of: str, values: tuple[float, ...]) -> Score:
         return Score((*key, *of), values[0], found.tolerance.of(of[-1], values), values)
 
     if key[1] == TRAINING:
-        values = tuple(record["source"][QUALITY] for record in by_seed)
+        trained = [record.source for record in by_seed if record.source is not None]
+        assert len(trained) == len(by_seed), "these runs train their source models"
+        values = tuple(source.validation_dice for source in trained)
         yield score("source", "all", QUALITY, values=values)
         return
     protocol = found.scores.protocol
-    for name in by_seed[0]["scores"][protocol]:
+    for name in by_seed[0].scores[protocol]:
         for metric in found.scores.metrics:
-            means = tuple(record["scores"][protocol][name][metric]["mean"] for record in by_seed)
-            if None in means:
+            means = [record.scores[protocol][name][metric].mean for record in by_seed]
+            known = tuple(mean for mean in means if mean is not None)
+            if len(known) < len(means):
                 what = f"{key[1]} on {key[0]}, {name} {metric}"
                 raise BadInput(f"{what} is undefined; score by another protocol")
-            yield score(protocol, name, metric, values=means)
+            yield score(protocol, name, metric, values=known)
 
 
 @contextlib.contextmanager

@@ -27,9 +27,9 @@ from sfdabench.run.plan import Run, check_order
 from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
 from sfdabench.store.labels import Fields
+from sfdabench.store.records import Record
 
 State = Literal["found", "failed", "unreadable", "to run"]
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ def state_of(run: Run) -> tuple[State, str | None]:
         record = records.read(run.record_path)
     except BadInput as error:
         return "unreadable", str(error)
-    return ("found", None) if record["status"] == "done" else ("failed", record["reason"])
+    return ("found", None) if record.done else ("failed", record.reason)
 
 
 def estimate(run: Run, history: Sequence[Record], *, trains: bool) -> float | None:
@@ -279,20 +279,19 @@ def estimate(run: Run, history: Sequence[Record], *, trains: bool) -> float | No
     alike = [
         record
         for record in history
-        if record["status"] == "done"
-        and (record["task"], record["profile"], record["data"], record["device"])
+        if record.done
+        and (record.task, record.profile, record.data, record.device)
         == (run.task_name, run.profile, run.data, run.device)
-        and all(recipe.get(name) == value for name, value in record["recipe"].items())
+        and all(recipe.get(name) == value for name, value in record.recipe.items())
     ]
     fields = {name: plain(method) for name, method in run.chain}
     own = [
-        record["seconds"]["total"] - record["seconds"]["source"]
+        record.seconds.total - (record.seconds.source or 0)
         for record in alike
-        if record["method"] == run.method_name and _work(record["fields"]) == _work(fields)
+        if record.method == run.method_name and _work(record.fields) == _work(fields)
     ]
-    training = (
-        [r["source"]["seconds"] for r in alike if "seconds" in r["source"]] if trains else [0]
-    )
+    trained = [r.source.seconds for r in alike if r.source and r.source.seconds is not None]
+    training = trained if trains else [0.0]
     if not own or not training:
         return None
     return statistics.median(own) + statistics.median(training)

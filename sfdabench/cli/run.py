@@ -5,11 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from sfdabench.cli import options
+from sfdabench.core.errors import BadInput
 from sfdabench.run.request import FLAGS, RunRequest
+
+if TYPE_CHECKING:
+    from sfdabench.run.plan import Run
+    from sfdabench.store.records import Record
 
 
 def _stop_with_stdin(_: click.Context, __: click.Parameter, given: bool) -> None:
@@ -58,19 +64,29 @@ def run(request: RunRequest, seeds: int, force: bool, as_json: bool) -> int:
         path, record = each.record_path, None
         if path.exists() and not force:
             record = read(path)
-        if record is None or record["status"] != "done":
+        if record is None or not record.done:
             from sfdabench.run.runner import execute
 
             record = execute(each, progress, force=force)
         else:
             progress.say(f"found {from_here(path)}")
-        failed = record["status"] != "done"
-        failures += failed
-        before = record["source_only"].get("scores", {})
+        failures += not record.done
+        before = _unadapted(record, each) if record.done else None
         if as_json:
             click.echo(json.dumps(scores.summary(record, before, path)))
-        elif failed:
+        elif not record.done:
             click.echo(scores.failure(record, path), err=True)
         else:
             click.echo(scores.comparison(record, before, path))
     return 1 if failures else 0
+
+
+def _unadapted(record: Record, run: Run) -> Record | None:
+    """The record of the source model, to compare with; a line says where it is missing."""
+    from sfdabench.store.records import unadapted_of
+
+    try:
+        return unadapted_of(record, run.out)
+    except BadInput as error:
+        click.echo(f"sfdabench: {error}; no unadapted scores to compare with", err=True)
+        return None

@@ -164,6 +164,7 @@ def _run(asked: Asked, source: Artefact, task_name: str, cache: Path, progress: 
         source_train=(),
         source_test=(),
         target_train=split,
+        unlabelled_train=split,
         target_test=split,
         protocol_names=("strict",),
         device=choose_device(asked.device),
@@ -172,7 +173,7 @@ def _run(asked: Asked, source: Artefact, task_name: str, cache: Path, progress: 
         cache=cache,
         given_source=source.stage,
     )
-    sources.check_fits(source.stage, run.problem, recipe.size, task_name)
+    sources.check_fits(source.stage, run.problem, task_name)
     return run
 
 

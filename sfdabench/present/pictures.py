@@ -45,7 +45,7 @@ def pictures(
     runs = {label: planned(path, data, device, progress) for label, path in paths.items()}
     found: dict[str, dict[str, np.ndarray]] = {}
     for label, run in runs.items():
-        model = deployed(run, paths[label].with_suffix(".safetensors"))
+        model = deployed(run, paths[label])
         found[label] = _masks(run, model, cases, progress)
     split, task = run.target_test, replace(run.task, regions={})
     shown = []
@@ -141,10 +141,12 @@ def features(
     The planes are those of the test splits of every source site and of the target, at most
     MOST_PLANES a site, evenly spread.
     """
-    runs = {label: planned(path, data, device, progress) for label, path in paths.items()}
+    runs = {
+        label: planned(path, data, device, progress, source=True) for label, path in paths.items()
+    }
     found = {}
     for label, run in runs.items():
-        model = deployed(run, paths[label].with_suffix(".safetensors"))
+        model = deployed(run, paths[label])
         splits = [*zip(run.task.source, run.source_test, strict=True)]
         vectors, sites = [], []
         for domain, split in [*splits, (run.task.target, run.target_test)]:

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfdabench.core.paths import from_here
 from sfdabench.report import terminal, units
 
-Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]  # protocol -> class -> metric -> its values
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from sfdabench.store.records import Means, Metrics, Record
 
 
-def summary(record: Record, before: Scores, path: Path) -> dict[str, Any]:
+def summary(record: Record, before: Record | None, path: Path) -> dict[str, Any]:
     """A run in short, as JSON types.
 
-    before: scores of the source model. path: of the record.
+    before: the record of the source model. path: of the record.
     """
-    shared = {name: record[name] for name in ("status", "task", "method", "seed", "data")}
-    result = shared | {
+    names = {"status", "task", "method", "seed", "data", "source_sha256", "deployed_sha256"}
+    result = record.model_dump(include=names) | {
         "record": str(path),
-        "source_sha256": record["source_sha256"],
-        "deployed_sha256": record["deployed_sha256"],
-        "seconds": record["seconds"]["total"],
-        "scores": _means(record["scores"]),
-        "source_only": _means(before),
+        "seconds": record.seconds.total,
+        "scores": _means(record.scores),
+        "source_only": _means(before.scores) if before else {},
     }
-    return result if record["status"] == "done" else result | {"reason": record["reason"]}
+    return result if record.done else result | {"reason": record.reason}
 
 
-def _means(scores: Scores) -> dict[str, Any]:
+def _means(scores: Means) -> dict[str, Any]:
     return {
         protocol: {
-            name: {metric: value["mean"] for metric, value in metrics.items()}
+            name: {metric: value.mean for metric, value in metrics.items()}
             for name, metrics in classes.items()
         }
         for protocol, classes in scores.items()
@@ -42,27 +40,28 @@ def _means(scores: Scores) -> dict[str, Any]:
 
 def failure(record: Record, path: Path) -> str:
     """Why a run failed, and where its record is."""
-    return f"failed: {record['reason']}\nrecord: {from_here(path)}"
+    return f"failed: {record.reason}\nrecord: {from_here(path)}"
 
 
-def comparison(record: Record, before: Scores, path: Path) -> str:
+def comparison(record: Record, before: Record | None, path: Path) -> str:
     """A table a protocol of a finished run, and what its selection audit says.
 
-    before: scores of the source model. path: of the record.
+    before: the record of the source model. path: of the record.
     """
-    label = "PHANTOM" if record["data"] == "phantom" else "real"
-    parts = [f"{record['method']} on {record['task']} ({label} data)"]
+    label = "PHANTOM" if record.data == "phantom" else "real"
+    parts = [f"{record.method} on {record.task} ({label} data)"]
+    known = before.scores if before else {}
     parts += [
-        _protocol(protocol, classes, before[protocol], record["spacing_unit"])
-        for protocol, classes in record["scores"].items()
+        _protocol(protocol, classes, known.get(protocol, {}), record.spacing_unit)
+        for protocol, classes in record.scores.items()
     ]
-    audit = record["audit"]
+    audit = record.audit
     if audit:
-        for protocol, gap in audit["gap"].items():
+        for protocol, gap in audit.gap.items():
             parts.append(
                 f"selection audit ({protocol}): the best epoch on test labels (oracle, never "
-                f"deployed) is {audit['best']['epoch'][protocol] + 1} of "
-                f"{audit['last']['epoch'] + 1}, {100 * gap:.2f} Dice points above the last"
+                f"deployed) is {audit.epochs[audit.best.epoch[protocol]] + 1} of "
+                f"{audit.epochs[audit.last.epoch] + 1}, {100 * gap:.2f} Dice points above the last"
             )
     parts.append(f"record: {from_here(path)}")
     return "\n".join(parts)
@@ -70,8 +69,8 @@ def comparison(record: Record, before: Scores, path: Path) -> str:
 
 def _protocol(
     protocol: str,
-    classes: Mapping[str, Mapping[str, Any]],
-    before: Mapping[str, Mapping[str, Any]],
+    classes: Mapping[str, Metrics],
+    before: Mapping[str, Metrics],
     spacing_unit: str,
 ) -> str:
     """One table, without the method's name: a terminal has 80 columns."""
@@ -84,15 +83,16 @@ def _protocol(
         table.add_column(column, justify="right")
     for name, metrics in classes.items():
         for metric, value in metrics.items():
-            old, new = before[name][metric]["mean"], value["mean"]
+            unadapted = before.get(name, {}).get(metric)
+            old, new = unadapted.mean if unadapted else None, value.mean
             scale = units.scale(metric)
             table.add_row(
                 name,
                 f"{metric} {units.unit(metric, protocol, spacing_unit)}",
                 "-" if old is None else f"{old * scale:.2f}",
                 "-" if new is None else f"{new * scale:.2f}",
-                "-" if None in (old, new) else f"{(new - old) * scale:+.2f}",
-                str(value["undefined"]),
+                "-" if old is None or new is None else f"{(new - old) * scale:+.2f}",
+                str(value.undefined),
             )
     return terminal.text(table, at_least=80)
 

@@ -44,6 +44,7 @@ MADE_BY = ("core", "models", "primitives")  # shared code that moves the numbers
 class Run:
     """One run: the stages of one seed, and the test split that their result is scored on.
 
+    target_train: what the methods learn from; unlabelled_train: what one without labels would.
     given_source: a source model that is there already, where the source data need not be; the
         splits of the source are then empty if the data are not there.
     source_stages: name -> the source-side stages that methods of the chain ask for.
@@ -62,6 +63,7 @@ class Run:
     source_train: tuple[Split, ...]
     source_test: tuple[Split, ...]
     target_train: Split
+    unlabelled_train: Split
     target_test: Split
     protocol_names: tuple[str, ...]
     device: str
@@ -156,7 +158,11 @@ class Run:
             return None
         method = registry.load("methods", "source_only")()
         return dataclasses.replace(
-            self, chain=(("source_only", method),), overrides={"source_only": {}}, source_stages={}
+            self,
+            chain=(("source_only", method),),
+            overrides={"source_only": {}},
+            source_stages={},
+            target_train=self.unlabelled_train,
         )
 
     def _link(self, name: str, method: Method, start: Stage) -> Stage:
@@ -443,12 +449,14 @@ def resolve(
     precision: Precision = "float32",
     protocols: Sequence[str] = (),
     phantom: bool = False,
+    source_data: bool = True,
     progress: Progress | None = None,
 ) -> Run:
     """Check every flag and find the data; raises BadInput before anything is computed.
 
     source: an imported or cached source model, by name or by the first digits of its key.
     phantom: take the phantom, whatever SFDABENCH_DATA says.
+    source_data: whether the source matters; without it the run can be predicted, not carried out.
     """
     progress = progress or Progress(quiet=True)
     task = registry.canonical("tasks", task)
@@ -490,6 +498,9 @@ def resolve(
         source_train=(),
         source_test=(),
         target_train=files.split(value, target, learnt, "target", recipe.size, labelled=oracle),
+        unlabelled_train=files.split(
+            value, target, target.train, "target", recipe.size, labelled=False
+        ),
         target_test=files.split(
             value, target, target.test, "target test", recipe.size, labelled=True
         ),
@@ -502,9 +513,9 @@ def resolve(
         source_stages=methods.source_stages,
     )
     if given is not None:
-        sources.check_fits(given, run.problem, recipe.size, task)
-        if not any(asks_for_source(n) for n in needs):
-            return run
+        sources.check_fits(given, run.problem, task)
+    if (given is not None and not any(asks_for_source(n) for n in needs)) or not source_data:
+        return run
     return _with_source(run, files, needs)
 
 

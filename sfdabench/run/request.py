@@ -6,10 +6,9 @@ The fields of `RunRequest` are the one table of these flags: name, type, default
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.paths import data_root
@@ -18,6 +17,7 @@ from sfdabench.store import labels
 if TYPE_CHECKING:
     from sfdabench.core.progress import Progress
     from sfdabench.run.plan import Run
+    from sfdabench.store.records import Record
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,15 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         if self.phantom and self.data is not None:
-            raise BadInput(f"--data {self.data}: --phantom reads no real data; leave one of them out")
+            raise BadInput(
+                f"--data {self.data}: --phantom reads no real data; leave one of them out"
+            )
 
-    def resolve(self, progress: Progress | None = None) -> Run:
+    def resolve(self, progress: Progress | None = None, *, source_data: bool = True) -> Run:
         """The run that it stands for. Raises BadInput as `plan.resolve` does."""
         from sfdabench.run.plan import resolve
 
-        fields = dict(vars(self))
-        if self.source is None:
-            del fields["source"]
-        return resolve(**fields, progress=progress)
+        return resolve(**vars(self), progress=progress, source_data=source_data)
 
     def as_resolved(self, run: Run) -> RunRequest:
         """The same request with what was decided for `run`, so that a worker decides nothing anew.
@@ -104,7 +103,7 @@ class RunRequest:
             out=run.out,
             profile=run.profile,
             device=run.device,  # type: ignore[arg-type]  # plan.choose_device gives cpu or cuda
-            protocols=run.protocols,
+            protocols=run.protocol_names,
         )
 
     def argv(self) -> tuple[str, ...]:
@@ -126,32 +125,31 @@ class RunRequest:
         return tuple(words)
 
     @classmethod
-    def from_record(
-        cls, path: Path, record: Mapping[str, Any], data: Path | None, device: str
-    ) -> Self:
+    def from_record(cls, path: Path, record: Record, data: Path | None, device: str) -> Self:
         """The request that made the record of this path, on `device`.
 
         Raises BadInput where `data` is given for a record of the phantom, or is nowhere to be
         found for a record of real data.
         """
-        phantom = record["data"] == "phantom"
+        phantom = record.data == "phantom"
         if phantom and data is not None:
             raise BadInput(f"--data {data}: record {path} is of the phantom; leave --data out")
         if not phantom and data_root(data) is None:
             raise BadInput(f"--record {path}: made from real data; give --data DIR")
         return cls(
-            method=record["method"],
-            task=record["task"],
-            seed=record["seed"],
+            method=record.method,
+            task=record.task,
+            seed=record.seed,
             data=data,
             phantom=phantom,
             out=path.parent.parent.parent,
-            profile=record["profile"],
-            settings=labels.settings(record["overrides"]),
-            source_settings=labels.pairs(record["source_overrides"]),
+            profile=record.profile,
+            settings=labels.settings(record.overrides),
+            source_settings=() if record.imported else labels.pairs(record.source_overrides),
+            source=record.imported,
             device=device,  # type: ignore[arg-type]
-            precision=record["precision"],
-            protocols=tuple(record["scores"]),
+            precision=record.precision,
+            protocols=tuple(record.scores),
         )
 
 

@@ -34,7 +34,7 @@ from sfdabench.run.artefacts import Artefact
 from sfdabench.run.plan import Chain, Run
 from sfdabench.run.realise import initial_network, model_of
 from sfdabench.run.stages import Stages
-from sfdabench.store import records
+from sfdabench.store import cases, records
 from sfdabench.store.records import Record
 
 LIBRARIES = ("torch", "numpy", "scipy", "pillow", "safetensors")
@@ -45,7 +45,7 @@ def find(run: Run) -> Record | None:
     if not run.record_path.exists():
         return None
     record = records.read(run.record_path)
-    return record if record.status == "done" else None
+    return record if record.done else None
 
 
 def execute(run: Run, progress: Progress, *, force: bool = False) -> Record:
@@ -118,8 +118,8 @@ class Execution:
             "task": run.task_name,
             "method": run.method_name,
             "setting": _setting(run.chain),
-            "fields": {name: plain(method) for name, method in run.chain}
-            | {name: plain(stage) for name, stage in run.source_stages.items()},
+            "fields": {name: plain(method) for name, method in run.chain},
+            "source_stages": {name: plain(s) for name, s in run.source_stages.items()},
             "overrides": run.overrides,
             "seed": run.seed,
             "profile": run.profile,
@@ -153,11 +153,12 @@ class Execution:
         source = stages.realise(run.source)
         known["source_sha256"] = source.card.sha256
         known["memory_format"] = source.card.memory_format
-        known["source"] = {
-            "selected_epoch": source.card.notes.get("selected_epoch"),
-            "validation_dice": source.card.notes.get("validation_dice"),
-            "seconds": source.card.seconds,
-        }
+        if source.card.notes:
+            known["source"] = {
+                "selected_epoch": source.card.notes["selected_epoch"],
+                "validation_dice": source.card.notes["validation_dice"],
+                "seconds": source.card.seconds,
+            }
         known["stages"] = self._made()
         if run.unadapted is not None:
             known["unadapted"] = self._unadapted(run.unadapted)
@@ -184,7 +185,7 @@ class Execution:
         quiet = Progress(quiet=True)
         shared = self.stages.of(run)
         record = _recorded(run, shared, quiet)
-        if record.status != "done":
+        if not record.done:
             raise RunFailed(f"the source model could not be scored: {record.reason}")
         return record.key
 
@@ -223,7 +224,7 @@ class Execution:
         with atomic(path.with_suffix(".safetensors"), "wb") as file:
             metadata = {"sha256": final.card.sha256, "record": run.key}
             file.write(to_bytes(final.state(), metadata))
-        records.write_cases(path.with_suffix(".csv"), _rows(scores))
+        cases.write(path.with_suffix(".csv"), _rows(scores))
         return {
             "deployed_sha256": final.card.sha256,
             "composite": final.card.composite,

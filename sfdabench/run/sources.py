@@ -114,7 +114,7 @@ def settings_of(stage: Stage, given: Sequence[str]) -> list[str]:
     return [setting(n, v) for n, v in own.items()]
 
 
-def check_fits(stage: Stage, problem: Problem, size: int, task: str) -> None:
+def check_fits(stage: Stage, problem: Problem, task: str) -> None:
     """Raises BadInput where a source model is of other classes, channels or another head."""
     mine, wanted = stage.problem, problem
     for what, have, want in (
