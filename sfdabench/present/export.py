@@ -20,8 +20,8 @@ from sfdabench.evaluate.saved import read_mask
 from sfdabench.evaluate.score import region_masks
 from sfdabench.models.segmenter import Segmenter
 from sfdabench.models.weights import fill, from_bytes
+from sfdabench.prepare import streams
 from sfdabench.run.plan import Run, resolve
-from sfdabench.run.streams import stream
 from sfdabench.store import labels, records
 
 
@@ -102,7 +102,7 @@ def export(path: Path, out: Path, data: Path | None, device: str, progress: Prog
     model = deployed(run, path.with_suffix(".safetensors"))
     split, task = run.target_test, replace(run.task, regions={})
     prepared = split.arrays(run.cache, progress, "target test")
-    test = stream(run, prepared, "target test")
+    test = streams.images(prepared, "target test", run.device, run.seed)
     strict = {"strict": registry.load("protocols", "strict")}
     written: list[Path] = []
     with progress.stage("prediction") as advance:

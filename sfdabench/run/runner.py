@@ -34,11 +34,11 @@ from sfdabench.evaluate.predict import predict, seal, unseal
 from sfdabench.evaluate.scoring import Scorer, Scores
 from sfdabench.models.segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
 from sfdabench.models.weights import fill, from_bytes, sha256, to_bytes
+from sfdabench.prepare import streams
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.run import guard
 from sfdabench.run.allocator import keep_freed_memory
 from sfdabench.run.plan import Run
-from sfdabench.run.streams import stream
 from sfdabench.stages import source_training as source
 from sfdabench.store import records
 
@@ -159,7 +159,7 @@ class Execution:
             "manifest_sha256": records.digest(
                 {"target": [run.target_train.content, run.target_test.content]}
             ),
-            "spacing_unit": "mm" if all(self.target_test.spacing) else "pixel",
+            "spacing_unit": "mm" if all(c.spacing for c in self.target_test.cases) else "pixel",
             "scored_on_training_cases": run.scored_on_training_cases,
             "cases": {"adapt": len(run.target_train.cases), "test": len(run.target_test.cases)},
             "device": run.device,
@@ -184,19 +184,14 @@ class Execution:
 
     def labelled(self, splits: Sequence[Prepared], name: str, clock: Clock) -> LabelledStream:
         """Labelled planes of several splits, one after the other."""
-        images = [split.images() for split in splits]
-        labels = [split.labels() for split in splits]
-        return LabelledStream(
-            name=name,
-            images=images[0] if len(images) == 1 else np.concatenate(images),
-            ids=tuple(i for split in splits for i in split.plane_ids),
-            device=self.device,
-            seed=self.run.seed,
-            clock=clock,
-            labels=labels[0] if len(labels) == 1 else np.concatenate(labels),
-            classes=tuple(self.task.classes.values()),
-            background=self.task.head == "softmax",
+        classes, background = tuple(self.task.classes.values()), self.task.head == "softmax"
+        return streams.labelled(
+            splits, name, self.device, self.run.seed, clock, classes, background=background
         )
+
+    def images(self, split: Prepared, name: str, clock: Clock | None = None) -> Stream:
+        """Images of a split, without labels."""
+        return streams.images(split, name, self.device, self.run.seed, clock)
 
     # Stage 3: the source model.
 
@@ -232,14 +227,15 @@ class Execution:
 
     def _closed_paths(self, method: Method) -> list[Path]:
         run, needs = self.run, method.needs
-        paths = [*self.target_test.label_files]
+        paths = [*filter(None, [self.target_test.labels_folder])]
         paths += [p for case in run.target_test.cases for p in case.label]
         if not needs.target_labels:
-            paths += [*self.target_train.label_files]
+            paths += filter(None, [self.target_train.labels_folder])
             paths += [p for case in run.target_train.cases for p in case.label]
         splits = [*run.source_train, *run.source_test]
         if not needs.source_data:
-            paths += [split.folder for split in (*self.source_train, *self.source_test)]
+            prepared = (*self.source_train, *self.source_test)
+            paths += [folder for split in prepared for folder in split.folders]
             paths += [p for s in splits for case in s.cases for p in (*case.image, *case.label)]
         # A file may serve both roles (one data set as source and target): what the method was
         # given stays open.
@@ -264,7 +260,7 @@ class Execution:
         name, method = self.run.chain[link]
         clock = Clock()
         folder = self.work / f"{link}-{name}"
-        test = stream(self.run, self.target_test, "target test")
+        test = self.images(self.target_test, "target test")
         with self.progress.stage(f"adaptation ({name})") as advance:
 
             def at_epoch(stage: int, epoch: int, count: int, deploy: nn.Module) -> None:
@@ -280,7 +276,7 @@ class Execution:
                 head=self.task.head,
                 seed=self.run.seed,
                 start_model=start,
-                target_split=stream(self.run, self.target_train, "target", clock),
+                target_split=self.images(self.target_train, "target", clock),
                 augmentation=self.task.augmentation,
                 source_loss=self.run.recipe.loss,
                 granted=self._granted(method, clock),
@@ -330,7 +326,7 @@ class Execution:
         start = time.monotonic()
         with self.progress.stage("evaluation") as advance:
             scorer = Scorer(self.task, self.run.target_test, self.target_test, self.protocols)
-            test = stream(self.run, self.target_test, "target test")
+            test = self.images(self.target_test, "target test")
             sealed = sorted(self._sealed().glob("*.zip"))
             total = len(sealed) + 2
             unadapted = scorer(self._predict(model, test))
