@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from sfdabench.core.errors import BadInput
-from sfdabench.core.files import read_hashed, sha256_file, write_hashed
+from sfdabench.core.files import read_typed, sha256_file, write_hashed
 from sfdabench.core.stage import SHORT, Stage
 
 if TYPE_CHECKING:
@@ -129,12 +129,11 @@ def write_card(folder: Path, card: Card) -> Artefact:
 
 def read_card(folder: Path) -> Artefact:
     """The artefact in a folder. Raises BadInput where its card cannot be read or is another's."""
+    card = read_typed(folder / CARD, Card)
     try:
-        card = Card.model_validate(read_hashed(folder / CARD))
         stage = Stage.read(card.stage)
-    except (ValidationError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0]
-        raise BadInput(f"{folder / CARD}: not the card of a stage ({first})") from error
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{folder / CARD}: not the card of a stage ({error})") from error
     if stage.key != card.key or card.key[:SHORT] != folder.name[-SHORT:]:
         raise BadInput(f"{folder / CARD}: the card of another stage")
     return Artefact(folder, card)
