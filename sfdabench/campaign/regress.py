@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ from sfdabench.core.files import atomic
 from sfdabench.core.near import unknown
 from sfdabench.core.paths import checkout, shipped
 from sfdabench.core.progress import Progress
+from sfdabench.core.stage import Stage
+from sfdabench.run import artefacts
 from sfdabench.run.plan import Run
 from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
@@ -264,7 +265,7 @@ def measure(
             outcomes, sources = carried_out(trained), dict(shipped)
             if renew and not any(outcome.reason for outcome in outcomes):
                 sources |= trained.packed()
-            if sources.keys() >= adapted.folders.keys():  # else there is nothing to start from
+            if sources.keys() >= adapted.sources.keys():  # else there is nothing to start from
                 adapted.unpack(sources)
                 outcomes += carried_out(adapted)
         failed = tuple(outcome for outcome in outcomes if outcome.reason is not None)
@@ -275,14 +276,14 @@ def measure(
 class _Plan:
     """Jobs that may be carried out together; base: what their runs share.
 
-    runs: what each does, and its run as `run_key` gives it. folders: where the source model of a
-    task lies, for seed 0.
+    runs: what each does, and its run as `run_key` gives it. sources: the cache and the stage of the
+    source model of a task, for seed 0.
     """
 
     def __init__(self, found: Reference, base: RunRequest, progress: Progress) -> None:
         self.found, self.base, self.progress = found, base, progress
         self.runs: dict[Job, tuple[Run, tuple[str, ...]]] = {}
-        self.folders: dict[str, Path] = {}
+        self.sources: dict[str, tuple[Path, Stage]] = {}
 
     def add(self, task: Listing, run: Listed, *, seeds: int) -> None:
         """A listed run, or the training of a source model as the run that does nothing else."""
@@ -296,7 +297,7 @@ class _Plan:
             source_settings=labels.pairs(task.source),
         )
         first = request.resolve(self.progress)
-        self.folders[task.name] = first.source_folder
+        self.sources[task.name] = (first.cache, first.source)
         for seed in range(seeds):
             one = dataclasses.replace(first, seed=seed)
             job = Job.of(one, request, labels.label(run.method, run.overrides))
@@ -306,15 +307,17 @@ class _Plan:
         """The source models that are there."""
         from sfdabench.campaign.portable import pack
 
-        return {task: pack(folder) for task, folder in self.folders.items()}
+        return {
+            task: pack(artefacts.read_card(artefacts.place(cache, stage)))
+            for task, (cache, stage) in self.sources.items()
+        }
 
     def unpack(self, sources: Mapping[str, bytes]) -> None:
         """Put these source models in place of what is there."""
         from sfdabench.campaign.portable import unpack
 
-        for task, folder in self.folders.items():
-            shutil.rmtree(folder, ignore_errors=True)
-            unpack(sources[task], reference.source_path(Path("reference"), task), folder)
+        for task, (cache, stage) in self.sources.items():
+            unpack(sources[task], reference.source_path(Path("reference"), task), cache, stage)
 
     def scores(self, outcomes: Iterable[Outcome]) -> Iterator[Score]:
         """The kept scores of the runs of which every seed ended well."""

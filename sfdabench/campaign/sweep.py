@@ -23,6 +23,7 @@ from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark
 from sfdabench.report.units import duration
+from sfdabench.run import artefacts
 from sfdabench.run.plan import Run, check_order
 from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
@@ -187,8 +188,8 @@ def plan(
         left_out += [f"{one.label} on {one.task}: {reason}; scored without" for reason in unfit]
         key = first.key  # one that a row spells out and another leaves at its default is one run
         first, request, one = asked.get(key, (first, request, one))
-        more = tuple(name for name in fitting if name not in first.protocols)
-        first = dataclasses.replace(first, protocols=(*first.protocols, *more))
+        more = tuple(name for name in fitting if name not in first.protocol_names)
+        first = dataclasses.replace(first, protocol_names=(*first.protocol_names, *more))
         asked[key] = (first, request, one)
     if not asked:
         why = "; ".join(f"{s.method} on {s.task}: {s.reason}" for s in skipped)
@@ -239,10 +240,10 @@ def _in_order(
     retry_failed: bool,
 ) -> tuple[Planned, ...]:
     """Seed by seed, and within one the runs of a source model after each other."""
-    first_seen: dict[Path, int] = {}
+    first_seen: dict[str, int] = {}
     for run, _, _ in runs:
-        first_seen.setdefault(run.source_folder, len(first_seen))
-    order = sorted(runs, key=lambda r: (seeds.index(r[0].seed), first_seen[r[0].source_folder]))
+        first_seen.setdefault(run.source.key, len(first_seen))
+    order = sorted(runs, key=lambda r: (seeds.index(r[0].seed), first_seen[r[0].source.key]))
     planned: list[Planned] = []
     made: set[Path] = set()
     for run, request, one in order:
@@ -252,9 +253,10 @@ def _in_order(
             state = "to run"
         seconds = None
         if state == "to run":
-            trains = job.makes not in made and not job.makes.exists()
+            source = artefacts.place(run.cache, run.source)
+            trains = source not in made and not artefacts.exists(run.cache, run.source)
             seconds = estimate(run, history, trains=trains)
-            made.add(job.makes)
+            made.add(source)
         planned.append(Planned(run, job, state, reason, seconds))
     return tuple(planned)
 
@@ -275,7 +277,7 @@ def estimate(run: Run, history: Sequence[Record], *, trains: bool) -> float | No
 
     trains: whether it trains its source model too. None where no record tells both parts.
     """
-    recipe = run.source_inputs["recipe"]
+    recipe = run.recipe_inputs
     alike = [
         record
         for record in history
@@ -286,7 +288,7 @@ def estimate(run: Run, history: Sequence[Record], *, trains: bool) -> float | No
     ]
     fields = {name: plain(method) for name, method in run.chain}
     own = [
-        record.seconds.total - (record.seconds.source or 0)
+        (record.seconds.adapt or 0) + (record.seconds.evaluate or 0)
         for record in alike
         if record.method == run.method_name and _work(record.fields) == _work(fields)
     ]

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
 from sfdabench.core import registry
+from sfdabench.run import artefacts
+from sfdabench.run.artefacts import CARD
 from sfdabench.run.plan import Run
 from sfdabench.run.request import RunRequest
 
@@ -39,8 +41,8 @@ class Job:
 
     command: says its progress on standard error and prints one JSON object, stops when its
         standard input closes.
-    makes: the file of a source model; of the jobs that name it one goes first and the others
-        wait until it is there.
+    makes: the cards of the stages that it is made of; of the jobs that share one that is not there,
+        one goes first and the others wait.
     record: the file that it leaves.
     """
 
@@ -48,14 +50,15 @@ class Job:
     method: str
     seed: int
     command: tuple[str, ...]
-    makes: Path
+    makes: tuple[Path, ...]
     record: Path
 
     @classmethod
     def of(cls, run: Run, request: RunRequest, label: str) -> Self:
         """The job of a run, which `request` resolved to, but for its seed; label: its method."""
-        words, source = command(request, run), run.source_folder / "source.json"
-        return cls(run.task_name, label, run.seed, words, source, run.record_path)
+        cards = tuple(artefacts.place(run.cache, stage) / CARD for stage in run.final.order)
+        words = command(request, run)
+        return cls(run.task_name, label, run.seed, words, cards, run.record_path)
 
     @property
     def name(self) -> str:
@@ -125,9 +128,9 @@ def carry_out(
 
 
 def next_job(waiting: Sequence[Job], running: Collection[Worker]) -> Job | None:
-    """The first job whose source model is there, or is in nobody's hands."""
-    made = {worker.job.makes for worker in running}
-    return next((job for job in waiting if job.makes not in made or job.makes.exists()), None)
+    """The first job whose stages are there, or are in nobody's hands."""
+    making = {card for worker in running for card in worker.job.makes if not card.exists()}
+    return next((job for job in waiting if making.isdisjoint(job.makes)), None)
 
 
 def _plugins() -> str:

@@ -16,6 +16,11 @@ from sfdabench.core.errors import BadInput, RunFailed
 
 # command -> where it is, and the first sentence of its help
 COMMANDS = {
+    "adapt": (
+        "sfdabench.cli.adapt:adapt",
+        "Adapt a source model to images of your own and predict them: no labels, no scores.",
+    ),
+    "cache": ("sfdabench.cli.cache:cache", "List and clear prepared data, phantoms and stages."),
     "check": (
         "sfdabench.cli.show:check",
         "Hold an entry against its contract, on a toy problem, in seconds.",
@@ -48,6 +53,7 @@ COMMANDS = {
         "sfdabench.cli.show:show",
         "Show an entry: what it is, where it comes from, its fields and their defaults.",
     ),
+    "source": ("sfdabench.cli.source:source", "Bring, list, show and export source models."),
     "sweep": (
         "sfdabench.cli.sweep:sweep",
         "Run all that the tables and figures of BENCHMARK ask for and that has no record yet.",

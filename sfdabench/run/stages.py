@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfdabench.core.progress import Progress
-from sfdabench.core.stage import Stage
+from sfdabench.core.stage import Stage, digest
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.split import Split
 from sfdabench.run import artefacts
@@ -29,7 +29,7 @@ class Stages:
     ) -> None:
         self.run, self.progress, self.force, self.audits = run, progress, force, audits
         self.artefacts: dict[str, Artefact] = {}
-        self._prepared: dict[int, Prepared] = {}
+        self._prepared: dict[str, Prepared] = {}
 
     def of(self, run: Run) -> Stages:
         """The stages of another run of the same source and target, with what is there already."""
@@ -62,9 +62,10 @@ class Stages:
 
     def arrays(self, split: Split, role: str) -> Prepared:
         """The arrays of a split, with a bar that names the role."""
-        if id(split) not in self._prepared:
-            self._prepared[id(split)] = split.arrays(self.run.cache, self.progress, role)
-        return self._prepared[id(split)]
+        key = digest(split.inputs)
+        if key not in self._prepared:
+            self._prepared[key] = split.arrays(self.run.cache, self.progress, role)
+        return self._prepared[key]
 
     def realise(self, stage: Stage) -> Artefact:
         """The artefact of a stage, made where it is not there; those before it must be."""
