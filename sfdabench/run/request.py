@@ -80,7 +80,9 @@ class RunRequest:
 
     def __post_init__(self) -> None:
         if self.phantom and self.data is not None:
-            raise BadInput(f"--data {self.data}: --phantom reads none; leave one out")
+            raise BadInput(
+                f"--data {self.data}: --phantom reads no real data; leave one of them out"
+            )
 
     def resolve(self, progress: Progress | None = None) -> Run:
         """The run that it stands for. Raises BadInput as `plan.resolve` does."""

@@ -87,7 +87,7 @@ def test_a_worker_decides_nothing_anew(tmp_path, monkeypatch):
 
 
 def test_the_phantom_needs_no_data(tmp_path):
-    with pytest.raises(BadInput, match=r"--phantom reads none"):
+    with pytest.raises(BadInput, match=r"--phantom reads no real data"):
         RunRequest(method="m", task="t", phantom=True, data=tmp_path)
 
 
