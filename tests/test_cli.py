@@ -6,9 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
+
+from sfdabench import cli
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -117,6 +120,40 @@ def _cells(text):
     """The heading of each table, and the first cells of each row."""
     lines = [line for line in text.splitlines() if "│" in line or line.startswith("protocol")]
     return [[cell.strip() for cell in line.split("│")[1:4]] or [line.strip()] for line in lines]
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_list_of_commands_has_the_first_sentence_of_each(name):
+    """It is written twice, so that the list imports no command."""
+    command = cli.cli.get_command(None, name)
+    line = click.Command(name, help=cli.COMMANDS[name][1])
+    assert command.name == name
+    assert line.get_short_help_str(200) == command.get_short_help_str(200)
+
+
+def test_help_imports_no_command():
+    code = (
+        "import sys; sys.argv = ['sfdabench', '--help']\n"
+        "from sfdabench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "print([name for name in sys.modules if name.startswith('sfdabench.cli')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['sfdabench.cli.groups', 'sfdabench.cli']"
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    """`sfdabench show cbmt | head -0`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sfdabench", "show", "cbmt"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 1
 
 
 def test_predict_says_whose_masks_it_writes(sfdabench):

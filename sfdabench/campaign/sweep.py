@@ -158,7 +158,7 @@ def plan(
     """All runs of a benchmark, one seed after the other, those of one source model together.
 
     base: what all runs share, the first seed among it; the benchmark says their method, task and
-        settings. A protocol that it names scores every run that it fits.
+        settings. A protocol that it names scores each run that it can score.
     seeds: how many; None for as many as the benchmark asks for.
     retry_failed: a run whose record is a failure is to run again.
     Raises BadInput for flags, a benchmark or data at fault, before anything is computed, and

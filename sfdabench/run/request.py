@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
 
 from sfdabench.core.errors import BadInput
-from sfdabench.core.paths import data_root
 from sfdabench.store import labels
 
 if TYPE_CHECKING:
@@ -111,6 +110,8 @@ class RunRequest:
 
         Plug-ins are no part of it: a worker gets them in SFDABENCH_PLUGINS.
         """
+        from sfdabench.core.paths import data_root
+
         root = None if self.phantom else data_root(self.data)
         absolute = {"out": self.out.resolve(), "data": root}
         words: list[str] = []
@@ -131,6 +132,8 @@ class RunRequest:
         Raises BadInput where `data` is given for a record of the phantom, or is nowhere to be
         found for a record of real data.
         """
+        from sfdabench.core.paths import data_root
+
         phantom = record.data == "phantom"
         if phantom and data is not None:
             raise BadInput(f"--data {data}: record {path} is of the phantom; leave --data out")
