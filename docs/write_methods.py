@@ -9,7 +9,7 @@ import argparse
 import inspect
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sfdabench.core import registry
@@ -19,6 +19,7 @@ from sfdabench.report import benchmark, runs
 from sfdabench.report.describe import field_rows
 from sfdabench.report.figures import curves, style
 from sfdabench.store.labels import label
+from sfdabench.store.records import Record
 
 OUT = Path(__file__).parent / "methods"
 PROTOCOL = "strict"
@@ -41,18 +42,15 @@ def comparisons(results: Path) -> tuple[list[runs.Comparison], list[str]]:
 
 def variants_of(name: str, compared: runs.Comparison) -> list[runs.Variant]:
     """The recorded variants of a method, alone or at the end of a chain."""
-    return [v for v in compared.variants if v.runs[0]["method"].split("+")[-1] == name]
+    return [v for v in compared.variants if v.runs[0].chain[-1] == name]
 
 
-def dice(found: list[runs.Record], of: str) -> list[str]:
+def dice(found: Sequence[Record]) -> list[str]:
     """Mean over seeds (standard deviation) of each class, in percent."""
     cells = []
-    for class_ in found[0]["source_only"]["scores"][PROTOCOL]:
-        values = []
-        for run in found:
-            held = run["source_only"]["scores"] if of == "source_only" else run["scores"]
-            mean = held[PROTOCOL][class_]["dice"]["mean"]
-            values += [] if mean is None else [100 * mean]
+    for class_ in found[0].scores[PROTOCOL]:
+        means = [run.scores[PROTOCOL][class_]["dice"].mean for run in found]
+        values = [100 * mean for mean in means if mean is not None]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         cells.append(f"{statistics.fmean(values):.1f}{spread}" if values else "–")
     return cells
@@ -64,17 +62,18 @@ def measured(name: str, compared: runs.Comparison) -> Iterator[str]:
     if not found:
         return
     first = found[0].runs
-    classes = [c.replace("_", " ") for c in first[0]["scores"][PROTOCOL]]
+    classes = [c.replace("_", " ") for c in first[0].scores[PROTOCOL]]
     yield f"### {compared.task} ({compared.data} data, {compared.profile} profile)"
     yield ""
     yield f"| run | seeds | {' | '.join(classes)} | best epoch above the last |"
     yield f"|---|---|{'---|' * len(classes)}---|"
     if name != "source_only":
-        yield f"| `source_only` | {len(first)} | {' | '.join(dice(list(first), 'source_only'))} | |"
+        before = [compared.unadapted(run) for run in first]
+        yield f"| `source_only` | {len(first)} | {' | '.join(dice(before))} | |"
     for variant in found:
-        gaps = [100 * run["audit"]["gap"][PROTOCOL] for run in variant.runs if run["audit"]]
+        gaps = [100 * run.audit.gap[PROTOCOL] for run in variant.runs if run.audit]
         gap = f"{statistics.fmean(gaps):.1f}" if gaps else ""
-        cells = " | ".join(dice(list(variant.runs), "deployed"))
+        cells = " | ".join(dice(variant.runs))
         yield f"| `{variant.label}` | {len(variant.runs)} | {cells} | {gap} |"
     yield ""
 
@@ -129,7 +128,7 @@ def picture(name: str, compared: list[runs.Comparison]) -> None:
     for old in OUT.glob(f"{name}.*g"):
         old.unlink()
     for one in compared:
-        moving = [v.label for v in variants_of(name, one) if all(r["audit"] for r in v.runs)]
+        moving = [v.label for v in variants_of(name, one) if all(r.audit for r in v.runs)]
         if moving:
             figure = curves.draw(one.only(moving[:3]), PROTOCOL, f"{name}: Dice by epoch")
             png, _ = style.save(figure, OUT, name)

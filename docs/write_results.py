@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import fmean
 
 from sfdabench.report import runs
-from sfdabench.report.runs import Record, Variant
+from sfdabench.report.runs import Variant
+from sfdabench.store.records import Record
 
 PROTOCOL = "strict"
 
@@ -24,7 +25,7 @@ def over_seeds(values: list[float]) -> str:
 
 def table(compared: runs.Comparison, *, distances: bool) -> Iterator[str]:
     """Dice of each class, ASSD if asked for, missed masks a run, and the gap of the audit."""
-    classes = list(compared.variants[0].runs[0]["scores"][PROTOCOL])
+    classes = list(compared.variants[0].runs[0].scores[PROTOCOL])
     names = [name.replace("_", " ") for name in classes]
     heads = names + ([f"{name} ASSD" for name in names] if distances else [])
     most = max(len(variant.runs) for variant in compared.variants)
@@ -36,22 +37,23 @@ def table(compared: runs.Comparison, *, distances: bool) -> Iterator[str]:
         if distances:
             cells += [f"{fmean(_means(variant, name, 'assd', 1)):.1f}" for name in classes]
         cells.append(f"{fmean(map(_missed, variant.runs)):.1f}".removesuffix(".0"))
-        gaps = [100 * run["audit"]["gap"][PROTOCOL] for run in variant.runs if _has_epochs(run)]
+        gaps = [
+            100 * run.audit.gap[PROTOCOL]
+            for run in variant.runs
+            if run.audit and len(run.audit.epochs) > 1
+        ]
         cells.append(f"{fmean(gaps):.1f}" if gaps else "")
         yield f"| {variant.name}{fewer} | {' | '.join(cells)} |"
 
 
 def _means(variant: Variant, name: str, metric: str, scale: float) -> list[float]:
-    return [scale * run["scores"][PROTOCOL][name][metric]["mean"] for run in variant.runs]
+    means = (run.scores[PROTOCOL][name][metric].mean for run in variant.runs)
+    return [scale * mean for mean in means if mean is not None]
 
 
 def _missed(run: Record) -> int:
     """Predictions without a pixel where the reference has some."""
-    return sum(one["prediction"] - one["both"] for one in run["empties"][PROTOCOL].values())
-
-
-def _has_epochs(run: Record) -> bool:
-    return bool(run["audit"]) and len(run["audit"]["dice_by_epoch"][PROTOCOL]) > 1
+    return sum(one.prediction - one.both for one in run.empties[PROTOCOL].values())
 
 
 def main(say: Callable[[str], None] = print) -> None:

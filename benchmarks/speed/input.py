@@ -27,6 +27,7 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
 
     from sfdabench.core.progress import Progress
     from sfdabench.core.streams import Clock
+    from sfdabench.prepare import streams
     from sfdabench.primitives.losses import supervised_loss
     from sfdabench.primitives.views import SOURCE
     from sfdabench.run.plan import resolve
@@ -45,7 +46,15 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
         execution = Execution(run, Progress(quiet=True), Path(folder) / "work")
         execution.prepare()
         clock = Clock()
-        stream = execution.labelled(execution.source_train, "source", clock)
+        stream = streams.labelled(
+            execution.source_train,
+            "source",
+            run.device,
+            run.seed,
+            clock,
+            tuple(run.task.classes.values()),
+            background=run.task.head == "softmax",
+        )
         model = execution.build().train()
         recipe = run.recipe
         optimiser = torch.optim.Adam(model.parameters(), recipe.learning_rate)

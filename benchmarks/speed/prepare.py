@@ -29,7 +29,7 @@ def draw(root: Path, count: int) -> None:
     """Write patients in the authors' layout, full size."""
     import numpy as np
 
-    from sfdabench.datasets._volumes import original, write_nifti
+    from sfdabench.formats.volumes import original, write_nifti
     from sfdabench.phantoms import brain
 
     affine = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -61,13 +61,20 @@ def measure(root: Path, count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=root.parent) as cache:
         start, cpu = time.perf_counter(), time.process_time()
         made = prepare(
-            dataset, "brats2018", cases, how, content="speed", cache=Path(cache), report=print
+            dataset,
+            "brats2018",
+            cases,
+            how,
+            content="speed",
+            code={},
+            cache=Path(cache),
+            report=print,
         )
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-        size = sum(path.stat().st_size for path in made.folder.iterdir())
+        size = sum(path.stat().st_size for folder in made.folders for path in folder.iterdir())
     return {
         "cases": count,
-        "planes": sum(made.counts),
+        "planes": made.planes,
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
         "seconds_a_case": round(seconds / count, 2),

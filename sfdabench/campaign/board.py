@@ -8,15 +8,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from sfdabench.campaign.workers import Outcome, Worker
+from sfdabench.report.units import duration
 
 KEPT = 8  # ended jobs that stay in the live table
-
-
-def duration(seconds: float) -> str:
-    """'48 s', '12 min', '3.5 h'."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def line(outcome: Outcome) -> str:

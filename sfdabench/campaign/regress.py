@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,15 +29,19 @@ from sfdabench.campaign.reference import (
     Reference,
     Score,
 )
-from sfdabench.campaign.workers import Flags, Job, Outcome, carry_out
+from sfdabench.campaign.workers import Job, Outcome, carry_out
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import atomic
 from sfdabench.core.near import unknown
 from sfdabench.core.paths import checkout, shipped
 from sfdabench.core.progress import Progress
+from sfdabench.core.stage import Stage
+from sfdabench.run import artefacts
 from sfdabench.run.plan import Run
+from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
+from sfdabench.store.records import Record
 
 Scores = dict[tuple[str, ...], Score]
 Chosen = list[tuple[Listing, Listed]]
@@ -243,7 +246,9 @@ def measure(
     renew: train all seeds, and start from what was trained instead.
     """
     with _fresh_surroundings() as place:
-        trained, adapted = _Plan(found, place, progress), _Plan(found, place, progress)
+        protocols = (found.scores.protocol,)
+        base = RunRequest(out=place, profile="phantom", device="cpu", protocols=protocols)
+        trained, adapted = _Plan(found, base, progress), _Plan(found, base, progress)
         for task, run in chosen:
             if run.method == TRAINING:
                 trained.add(task, run, seeds=found.tolerance.seeds if renew else 1)
@@ -260,7 +265,7 @@ def measure(
             outcomes, sources = carried_out(trained), dict(shipped)
             if renew and not any(outcome.reason for outcome in outcomes):
                 sources |= trained.packed()
-            if sources.keys() >= adapted.folders.keys():  # else there is nothing to start from
+            if sources.keys() >= adapted.sources.keys():  # else there is nothing to start from
                 adapted.unpack(sources)
                 outcomes += carried_out(adapted)
         failed = tuple(outcome for outcome in outcomes if outcome.reason is not None)
@@ -269,59 +274,56 @@ def measure(
 
 
 class _Plan:
-    """Jobs that may be carried out together.
+    """Jobs that may be carried out together; base: what their runs share.
 
-    runs: what each does, and its run as `run_key` gives it. folders: where the source model of a
-    task lies, for seed 0.
+    runs: what each does, and its run as `run_key` gives it. sources: the cache and the stage of the
+    source model of a task, for seed 0.
     """
 
-    def __init__(self, found: Reference, place: Path, progress: Progress) -> None:
-        self.found, self.place, self.progress = found, place, progress
+    def __init__(self, found: Reference, base: RunRequest, progress: Progress) -> None:
+        self.found, self.base, self.progress = found, base, progress
         self.runs: dict[Job, tuple[Run, tuple[str, ...]]] = {}
-        self.folders: dict[str, Path] = {}
+        self.sources: dict[str, tuple[Path, Stage]] = {}
 
     def add(self, task: Listing, run: Listed, *, seeds: int) -> None:
         """A listed run, or the training of a source model as the run that does nothing else."""
         training = run.method == TRAINING
-        flags = Flags(
+        request = dataclasses.replace(
+            self.base,
             method="source_only" if training else run.method,
             task=task.name,
-            seed=0,
-            out=self.place / ("trained" if training else "adapted"),
-            profile="phantom",
+            out=self.base.out / ("trained" if training else "adapted"),
             settings=labels.settings(run.overrides),
             source_settings=labels.pairs(task.source),
-            protocols=(self.found.scores.protocol,),
-            device="cpu",
         )
-        first = flags.resolve(self.progress)
-        self.folders[task.name] = first.source_folder
+        first = request.resolve(self.progress)
+        self.sources[task.name] = (first.cache, first.source)
         for seed in range(seeds):
             one = dataclasses.replace(first, seed=seed)
-            name = labels.label(run.method, run.overrides)
-            source, record = one.source_folder / "source.json", one.record_path
-            job = Job(task.name, name, seed, flags.command(one), source, record)
+            job = Job.of(one, request, labels.label(run.method, run.overrides))
             self.runs[job] = (one, reference.run_key(task, run))
 
     def packed(self) -> dict[str, bytes]:
         """The source models that are there."""
         from sfdabench.campaign.portable import pack
 
-        return {task: pack(folder) for task, folder in self.folders.items()}
+        return {
+            task: pack(artefacts.read_card(artefacts.place(cache, stage)))
+            for task, (cache, stage) in self.sources.items()
+        }
 
     def unpack(self, sources: Mapping[str, bytes]) -> None:
         """Put these source models in place of what is there."""
         from sfdabench.campaign.portable import unpack
 
-        for task, folder in self.folders.items():
-            shutil.rmtree(folder, ignore_errors=True)
-            unpack(sources[task], reference.source_path(Path("reference"), task), folder)
+        for task, (cache, stage) in self.sources.items():
+            unpack(sources[task], reference.source_path(Path("reference"), task), cache, stage)
 
     def scores(self, outcomes: Iterable[Outcome]) -> Iterator[Score]:
         """The kept scores of the runs of which every seed ended well."""
         well = {outcome.job for outcome in outcomes if outcome.reason is None}
         lost = {key for job, (_, key) in self.runs.items() if job not in well}
-        by_run: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+        by_run: dict[tuple[str, ...], list[Record]] = {}
         for one, key in self.runs.values():
             if key not in lost:
                 by_run.setdefault(key, []).append(records.read(one.record_path))
@@ -329,26 +331,27 @@ class _Plan:
             yield from _scores(self.found, key, got)
 
 
-def _scores(
-    found: Reference, key: tuple[str, ...], by_seed: Sequence[Mapping[str, Any]]
-) -> Iterator[Score]:
+def _scores(found: Reference, key: tuple[str, ...], by_seed: Sequence[Record]) -> Iterator[Score]:
     """The kept scores of a run from its records, one a seed."""
 
     def score(*of: str, values: tuple[float, ...]) -> Score:
         return Score((*key, *of), values[0], found.tolerance.of(of[-1], values), values)
 
     if key[1] == TRAINING:
-        values = tuple(record["source"][QUALITY] for record in by_seed)
+        trained = [record.source for record in by_seed if record.source is not None]
+        assert len(trained) == len(by_seed), "these runs train their source models"
+        values = tuple(source.validation_dice for source in trained)
         yield score("source", "all", QUALITY, values=values)
         return
     protocol = found.scores.protocol
-    for name in by_seed[0]["scores"][protocol]:
+    for name in by_seed[0].scores[protocol]:
         for metric in found.scores.metrics:
-            means = tuple(record["scores"][protocol][name][metric]["mean"] for record in by_seed)
-            if None in means:
+            means = [record.scores[protocol][name][metric].mean for record in by_seed]
+            known = tuple(mean for mean in means if mean is not None)
+            if len(known) < len(means):
                 what = f"{key[1]} on {key[0]}, {name} {metric}"
                 raise BadInput(f"{what} is undefined; score by another protocol")
-            yield score(protocol, name, metric, values=means)
+            yield score(protocol, name, metric, values=known)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sfdabench.campaign.board import duration
-from sfdabench.campaign.workers import Flags, Job, Outcome
+from sfdabench.campaign.workers import Job, Outcome
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, Incompatible
 from sfdabench.core.fields import plain
@@ -23,12 +22,15 @@ from sfdabench.core.paths import shipped
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark
+from sfdabench.report.units import duration
+from sfdabench.run import artefacts
 from sfdabench.run.plan import Run, check_order
+from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
 from sfdabench.store.labels import Fields
+from sfdabench.store.records import Record
 
 State = Literal["found", "failed", "unreadable", "to run"]
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -146,68 +148,58 @@ def _asked(benchmark: Benchmark) -> Iterator[Wanted]:
 
 def plan(
     name: str,
+    base: RunRequest,
     *,
-    seed: int = 0,
     seeds: int | None = None,
-    out: Path,
     tasks: Sequence[str] = (),
-    data: Path | None = None,
-    profile: str | None = None,
-    source_settings: Sequence[str] = (),
-    device: str = "auto",
     retry_failed: bool = False,
     progress: Progress,
 ) -> Sweep:
     """All runs of a benchmark, one seed after the other, those of one source model together.
 
-    seed, seeds: the first, and how many; None for as many as the benchmark asks for.
+    base: what all runs share, the first seed among it; the benchmark says their method, task and
+        settings. A protocol that it names scores every run that it fits.
+    seeds: how many; None for as many as the benchmark asks for.
     retry_failed: a run whose record is a failure is to run again.
     Raises BadInput for flags, a benchmark or data at fault, before anything is computed, and
     where nothing of the benchmark can be run.
     """
     benchmark = find_benchmark(name)
     papers.validate(benchmark)
-    numbers = range(seed, seed + (seeds or benchmark.seeds))
+    numbers = range(base.seed, base.seed + (seeds or benchmark.seeds))
     chosen = _choose_tasks(benchmark, tasks)
-    asked: dict[str, tuple[Run, Flags, Wanted]] = {}
+    asked: dict[str, tuple[Run, RunRequest, Wanted]] = {}
     skipped, left_out = [], []
     for one in wanted(benchmark, chosen):
         if not papers.implemented(one.method, registry.names("methods")):
             skipped.append(Skipped(one.task, one.label, "no such method here"))
             continue
-        flags = Flags(
-            method=one.method,
-            task=one.task,
-            seed=seed,
-            out=out,
-            data=data,
-            profile=profile,
-            settings=labels.settings(one.overrides),
-            source_settings=tuple(source_settings),
-            device=device,
+        settings = labels.settings(one.overrides)
+        request = dataclasses.replace(
+            base, method=one.method, task=one.task, settings=settings, protocols=()
         )
         try:
-            first = flags.resolve(progress)
-            fitting, unfit = fitting_protocols(first, one.protocols)
+            first = request.resolve(progress)
+            protocols = list(dict.fromkeys((*one.protocols, *base.protocols)))
+            fitting, unfit = fitting_protocols(first, protocols)
         except Incompatible as error:
             skipped.append(Skipped(one.task, one.label, str(error)))
             continue
         left_out += [f"{one.label} on {one.task}: {reason}; scored without" for reason in unfit]
         key = first.key  # one that a row spells out and another leaves at its default is one run
-        first, flags, one = asked.get(key, (first, flags, one))
-        more = tuple(name for name in fitting if name not in first.protocols)
-        flags = dataclasses.replace(flags, protocols=(*flags.protocols, *more))
-        first = dataclasses.replace(first, protocols=(*first.protocols, *more))
-        asked[key] = (first, flags, one)
+        first, request, one = asked.get(key, (first, request, one))
+        more = tuple(name for name in fitting if name not in first.protocol_names)
+        first = dataclasses.replace(first, protocol_names=(*first.protocol_names, *more))
+        asked[key] = (first, request, one)
     if not asked:
         why = "; ".join(f"{s.method} on {s.task}: {s.reason}" for s in skipped)
         raise BadInput(f"nothing of benchmark {name} can be run: {why}")
-    ours, problems = records.read_all(out)
+    ours, problems = records.read_all(base.out)
     shipped_sets = sorted(path for path in shipped("results").iterdir() if path.is_dir())
     history = [*ours, *(record for one in shipped_sets for record in records.read_all(one)[0])]
     runs = [
-        (dataclasses.replace(first, seed=number), flags, one)
-        for first, flags, one in asked.values()
+        (dataclasses.replace(first, seed=number), request, one)
+        for first, request, one in asked.values()
         for number in numbers
     ]
     planned = _in_order(runs, numbers, history, retry_failed)
@@ -242,28 +234,27 @@ def _choose_tasks(benchmark: Benchmark, names: Sequence[str]) -> list[str]:
 
 
 def _in_order(
-    runs: Collection[tuple[Run, Flags, Wanted]],
+    runs: Collection[tuple[Run, RunRequest, Wanted]],
     seeds: Sequence[int],
     history: Sequence[Record],
     retry_failed: bool,
 ) -> tuple[Planned, ...]:
     """Seed by seed, and within one the runs of a source model after each other."""
-    first_seen: dict[Path, int] = {}
+    first_seen: dict[str, int] = {}
     for run, _, _ in runs:
-        first_seen.setdefault(run.source_folder, len(first_seen))
-    order = sorted(runs, key=lambda r: (seeds.index(r[0].seed), first_seen[r[0].source_folder]))
+        first_seen.setdefault(run.source.key, len(first_seen))
+    order = sorted(runs, key=lambda r: (seeds.index(r[0].seed), first_seen[r[0].source.key]))
     planned: list[Planned] = []
     made: set[Path] = set()
-    for run, flags, one in order:
-        source = run.source_folder / "source.json"
-        command = flags.command(run)
-        job = Job(run.task_name, one.label, run.seed, command, source, run.record_path)
+    for run, request, one in order:
+        job = Job.of(run, request, one.label)
         state, reason = state_of(run)
         if state == "failed" and retry_failed:
             state = "to run"
         seconds = None
         if state == "to run":
-            trains = source not in made and not source.exists()
+            source = artefacts.place(run.cache, run.source)
+            trains = source not in made and not artefacts.exists(run.cache, run.source)
             seconds = estimate(run, history, trains=trains)
             made.add(source)
         planned.append(Planned(run, job, state, reason, seconds))
@@ -278,7 +269,7 @@ def state_of(run: Run) -> tuple[State, str | None]:
         record = records.read(run.record_path)
     except BadInput as error:
         return "unreadable", str(error)
-    return ("found", None) if record["status"] == "done" else ("failed", record["reason"])
+    return ("found", None) if record.done else ("failed", record.reason)
 
 
 def estimate(run: Run, history: Sequence[Record], *, trains: bool) -> float | None:
@@ -286,24 +277,23 @@ def estimate(run: Run, history: Sequence[Record], *, trains: bool) -> float | No
 
     trains: whether it trains its source model too. None where no record tells both parts.
     """
-    recipe = run.source_inputs["recipe"]
+    recipe = run.recipe_inputs
     alike = [
         record
         for record in history
-        if record["status"] == "done"
-        and (record["task"], record["profile"], record["data"], record["device"])
+        if record.done
+        and (record.task, record.profile, record.data, record.device)
         == (run.task_name, run.profile, run.data, run.device)
-        and all(recipe.get(name) == value for name, value in record["recipe"].items())
+        and all(recipe.get(name) == value for name, value in record.recipe.items())
     ]
     fields = {name: plain(method) for name, method in run.chain}
     own = [
-        record["seconds"]["total"] - record["seconds"]["source"]
+        (record.seconds.adapt or 0) + (record.seconds.evaluate or 0)
         for record in alike
-        if record["method"] == run.method_name and _work(record["fields"]) == _work(fields)
+        if record.method == run.method_name and _work(record.fields) == _work(fields)
     ]
-    training = (
-        [r["source"]["seconds"] for r in alike if "seconds" in r["source"]] if trains else [0]
-    )
+    trained = [r.source.seconds for r in alike if r.source and r.source.seconds is not None]
+    training = trained if trains else [0.0]
     if not own or not training:
         return None
     return statistics.median(own) + statistics.median(training)

@@ -17,48 +17,22 @@ import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, Self
 
 from sfdabench.core import registry
-from sfdabench.core.paths import data_root
-from sfdabench.core.progress import Progress
-from sfdabench.run.plan import Run, resolve
+from sfdabench.run import artefacts
+from sfdabench.run.artefacts import CARD
+from sfdabench.run.plan import Run
+from sfdabench.run.request import RunRequest
 
 POLL = 0.1  # seconds between looks at the workers
 GRACE = 10.0  # seconds a worker has to stop in before it is killed
 
 
-@dataclass(frozen=True)
-class Flags:
-    """The flags of one `sfdabench run`, by the names of `plan.resolve`."""
-
-    method: str
-    task: str
-    seed: int
-    out: Path
-    data: Path | None = None
-    profile: str | None = None
-    settings: tuple[str, ...] = ()
-    source_settings: tuple[str, ...] = ()
-    protocols: tuple[str, ...] = ()
-    device: str = "auto"
-
-    def resolve(self, progress: Progress) -> Run:
-        """The run that they stand for. Raises BadInput as `plan.resolve` does."""
-        return resolve(**vars(self), progress=progress)
-
-    def command(self, run: Run) -> tuple[str, ...]:
-        """A worker's command line for `run`, which these flags resolved to, but for its seed."""
-        root = data_root(self.data)
-        flags = [("--method", self.method), ("--task", self.task), ("--seed", str(run.seed))]
-        flags += [("--out", str(run.out)), ("--profile", run.profile), ("--device", run.device)]
-        flags += [] if root is None else [("--data", str(root))]
-        flags += [("--set", text) for text in self.settings]
-        flags += [("--source-set", text) for text in self.source_settings]
-        flags += [("--protocol", name) for name in self.protocols]
-        words = [word for flag in flags for word in flag]
-        python = (sys.executable, "-m", "sfdabench", "run")
-        return (*python, *words, "--json", "--stop-with-stdin")
+def command(request: RunRequest, run: Run) -> tuple[str, ...]:
+    """A worker's command line for `run`, which `request` resolved to, but for its seed."""
+    flags = request.as_resolved(run).argv()
+    return (sys.executable, "-m", "sfdabench", "run", *flags, "--json", "--stop-with-stdin")
 
 
 @dataclass(frozen=True)
@@ -67,8 +41,8 @@ class Job:
 
     command: says its progress on standard error and prints one JSON object, stops when its
         standard input closes.
-    makes: the file of a source model; of the jobs that name it one goes first and the others
-        wait until it is there.
+    makes: the cards of the stages that it is made of; of the jobs that share one that is not there,
+        one goes first and the others wait.
     record: the file that it leaves.
     """
 
@@ -76,8 +50,15 @@ class Job:
     method: str
     seed: int
     command: tuple[str, ...]
-    makes: Path
+    makes: tuple[Path, ...]
     record: Path
+
+    @classmethod
+    def of(cls, run: Run, request: RunRequest, label: str) -> Self:
+        """The job of a run, which `request` resolved to, but for its seed; label: its method."""
+        cards = tuple(artefacts.place(run.cache, stage) / CARD for stage in run.final.order)
+        words = command(request, run)
+        return cls(run.task_name, label, run.seed, words, cards, run.record_path)
 
     @property
     def name(self) -> str:
@@ -147,9 +128,9 @@ def carry_out(
 
 
 def next_job(waiting: Sequence[Job], running: Collection[Worker]) -> Job | None:
-    """The first job whose source model is there, or is in nobody's hands."""
-    made = {worker.job.makes for worker in running}
-    return next((job for job in waiting if job.makes not in made or job.makes.exists()), None)
+    """The first job whose stages are there, or are in nobody's hands."""
+    making = {card for worker in running for card in worker.job.makes if not card.exists()}
+    return next((job for job in waiting if making.isdisjoint(job.makes)), None)
 
 
 def _plugins() -> str:

@@ -107,11 +107,19 @@ def same_threads(work: Path, report: Callable[[str], None]) -> Iterator[None]:
     begun = int(text)
     if begun != now:
         report(f"{work.name}: begun with {begun} threads, goes on with as many (not {now})")
-    torch.set_num_threads(begun)
+    with threads(begun):
+        yield
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on so many threads until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(now)
+        torch.set_num_threads(before)
 
 
 @dataclass

@@ -48,7 +48,7 @@ GROUPS = {
     "models": Group(1, ("models/*.py",)),
     "primitives": Group(1, ("primitives/*.py",)),
     "prepare": Group(1, ("prepare/*.py",), tuple(f"prepare/{name}.py" for name in _NOT_PREPARE)),
-    "datasets": Group(1, ("datasets/_*.py",)),
+    "datasets": Group(1, ("datasets/_*.py", "formats/*.py")),
     "evaluate": Group(1, ("evaluate/*.py",), ("evaluate/saved.py",)),
 }
 

@@ -48,11 +48,13 @@ class Loop:
     """Epochs that resume, and the quantities logged in them.
 
     curves: what `log` and `track` were given, one mean an epoch.
+    notes: what `note` was given.
     """
 
     clock: Clock
     keeper: Keeper
     curves: dict[str, list[float]] = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)
     _sums: dict[str, list[Tensor]] = field(default_factory=dict)
     _stages: int = 0
 
@@ -95,6 +97,31 @@ class Loop:
         """Record quantities that are not trained on, such as a calibration weight."""
         for name, value in values.items():
             self._sums.setdefault(name, []).append(torch.as_tensor(value).detach().float())
+
+    def note(self, **values: float) -> None:
+        """Keep numbers that describe the result, such as the epoch that was selected."""
+        self.notes |= values
+
+
+@dataclass(kw_only=True)
+class SourceContext(Loop):
+    """All that a source-side stage may use.
+
+    source, validation: the labelled source splits to learn from and to select by.
+    start_model: the network before source training; the source model for any other stage.
+    """
+
+    source: LabelledStream
+    validation: LabelledStream
+    start_model: nn.Module
+    classes: tuple[str, ...]
+    head: str
+    seed: int
+    augmentation: str = "light"
+
+    def model(self) -> nn.Module:
+        """A new, trainable copy of the model that the stage starts from, in eval mode."""
+        return copy.deepcopy(self.start_model).eval().requires_grad_(True)
 
 
 @dataclass(kw_only=True)

@@ -1,15 +1,27 @@
-"""Files written whole or not at all, named by their content, and held by one process at a time."""
+"""Files written whole or not at all, hashed with their content, held by one process at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
+import json
 import os
 import secrets
+import shutil
 import socket
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+from sfdabench.core.errors import BadInput
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Model = TypeVar("Model", bound="BaseModel")
+ANEW = "remove it, and it is made anew"
 
 
 @contextlib.contextmanager
@@ -35,6 +47,101 @@ def sha256_file(path: Path) -> str:
     """Content hash of one file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def regular(path: Path, cure: str = ANEW) -> os.stat_result:
+    """The status of a regular file, links followed.
+
+    Raises BadInput where nothing is there, where it cannot be reached, and for a folder, a pipe
+    or a device, which a reader could wait for without end.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise BadInput(f"{path}: there is no such file; {cure}") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be reached ({error.strerror}); {cure}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BadInput(f"{path}: is not a file; {cure}")
+    return status
+
+
+def hashed(body: Mapping[str, Any]) -> str:
+    """One line of JSON that holds the body and its hash; `unhashed` reads it."""
+    return json.dumps({"sha256": _digest(body), "body": body})
+
+
+def unhashed(text: str) -> dict[str, Any]:
+    """The body of what `hashed` wrote. Raises ValueError, saying why, for anything else."""
+    try:
+        whole = json.loads(text)
+        if not isinstance(whole, dict) or whole.keys() != {"sha256", "body"}:
+            raise ValueError("it does not consist of 'sha256' and 'body'")
+        body = whole["body"]
+        if not isinstance(body, dict):
+            raise ValueError("its body is not an object")
+        if _digest(body) != whole["sha256"]:
+            raise ValueError("its content does not have the hash that stands beside it")
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return body
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    """Hash of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def write_hashed(path: Path, body: Mapping[str, Any]) -> None:
+    """Write JSON values with their hash, whole or not at all."""
+    with atomic(path) as file:
+        file.write(f"{hashed(body)}\n")
+
+
+def read_hashed(path: Path, cure: str = ANEW) -> dict[str, Any]:
+    """The JSON values that `write_hashed` wrote.
+
+    Raises BadInput naming the file and the `cure` where it is not there, is not a regular file,
+    cannot be read, or does not hold values with their hash.
+    """
+    regular(path, cure)
+    try:
+        return unhashed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be used ({error}); {cure}") from error
+
+
+def read_typed(path: Path, model: type[Model], cure: str = ANEW) -> Model:
+    """The values that `write_hashed` wrote, as a pydantic model.
+
+    Raises BadInput as `read_hashed` does, and where a field is missing, unknown or of another
+    type; the field is named.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(read_hashed(path, cure))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its values"
+        raise BadInput(f"{path}: {where}: {first['msg']}; {cure}") from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it; nothing where nothing is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove half-written neighbours of `path` that killed processes left, `.NAME.*`.
+
+    Only the holder of its lock may do so: to it alone none of them can be in use.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        remove(leftover)
 
 
 @contextlib.contextmanager

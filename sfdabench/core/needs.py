@@ -24,6 +24,7 @@ class Needs:
 
     source_data: bool = False
     class_ratio: bool = False
+    source_stage: str | None = None
     target_labels: bool = False
     online: bool = False
     heads: tuple[str, ...] = ("sigmoid", "softmax")

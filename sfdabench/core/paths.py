@@ -36,6 +36,11 @@ def data_root(flag: Path | None) -> Path | None:
     return root.resolve()
 
 
+def from_here(path: Path) -> Path:
+    """A path as short as it can be said from the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def check_writable(folder: Path, flag: str, need_bytes: int = 0) -> int:
     """Bytes free where `folder` is or could be made; nothing is left there, not even the folder.
 

@@ -25,6 +25,7 @@ FOLDERS = {
     "tasks": "tasks",
     "networks": "networks",
     "protocols": "evaluate/protocols",
+    "stages": "stages",
 }
 VALUES = ("tasks", "protocols")  # an entry of these kinds is a value, of the others a class
 PLUGINS = "sfdabench_plugins"  # the package that plug-in files and their helpers are modules of
@@ -36,7 +37,7 @@ _plugins: list[Path] = []
 
 
 def add_plugins(folder: Path) -> None:
-    """Let `folder`/{methods,datasets,tasks,networks,protocols}/NAME.py add entries.
+    """Let `folder`/KIND/NAME.py add entries; KIND is one of FOLDERS.
 
     Raises BadInput where the folder does not exist or holds none of these sub-folders, and where
     a helper that is imported already has the name of one in it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,22 +43,15 @@ class Centre:
     unit: Literal["px", "mm"] = "px"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a source model is made; every field is part of the model's cache key.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained on the source; the fields of the stage `source_training`.
 
-    size: side in pixels of the square images every stage works on.
-    network, network_fields: entry of the registry and overrides of its fields.
-    backbone_weights: local file of pretrained backbone weights.
     augmentation: name in `primitives.views.SOURCE`.
     auxiliary_weight: of the loss of a network's auxiliary head, where it has one.
     select: the epoch that is kept: "best" by Dice on the source's own test split, or "last".
     """
 
-    size: PositiveInt
-    network: str
-    network_fields: Mapping[str, Any] = field(default_factory=dict)
-    backbone_weights: Path | None = None
     augmentation: Literal["none", "light", "fundus", "anatomy"] = "none"
     loss: Literal["cross_entropy", "cross_entropy_dice", "dice"] = "cross_entropy"
     auxiliary_weight: NonNegative = 0.1
@@ -72,6 +65,26 @@ class Recipe:
     weight_decay: NonNegative = 0.0
     validate_every: PositiveInt = 5
     threshold: Fraction = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Training):
+    """How a source model is made; every field is part of the key of its stage.
+
+    size: side in pixels of the square images every stage works on.
+    network, network_fields: entry of the registry and overrides of its fields.
+    backbone_weights: local file of pretrained backbone weights.
+    """
+
+    size: PositiveInt
+    network: str
+    network_fields: Mapping[str, Any] = field(default_factory=dict)
+    backbone_weights: Path | None = None
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The field values of `source_training`."""
+        return {f.name: getattr(self, f.name) for f in fields(Training)}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sfdabench.core.errors import DataFault
-from sfdabench.datasets._volumes import canonical
+from sfdabench.formats.volumes import canonical
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 EVEN = 0.1  # ours: share of a step by which a slice may lie off; a missing slice is off by 1

@@ -15,17 +15,14 @@ from sfdabench.core.errors import DataFault
 from sfdabench.datasets._files import (
     always,
     empty_splits,
-    few,
-    grey,
     label_files,
     listing,
     only,
     pair,
     places,
-    read,
     twice,
-    write,
 )
+from sfdabench.formats.pictures import few, grey, read, write
 
 BACKGROUND, RIM, CUP = 0, 1, 2
 LABELS = {"background": BACKGROUND, "rim": RIM, "cup": CUP}

@@ -19,15 +19,9 @@ import numpy as np
 from sfdabench.core.dataset import Card, Case, Dataset, Scan
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.near import unknown
-from sfdabench.datasets._files import (
-    empty_splits,
-    few,
-    label_files,
-    only,
-    places,
-    same_scan_twice,
-)
-from sfdabench.datasets._volumes import (
+from sfdabench.datasets._files import empty_splits, label_files, only, places, same_scan_twice
+from sfdabench.formats.pictures import few
+from sfdabench.formats.volumes import (
     canonical,
     canonical_spacing,
     original,

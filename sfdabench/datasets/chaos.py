@@ -19,16 +19,9 @@ from sfdabench.core.errors import DataFault
 from sfdabench.core.seeding import generator
 from sfdabench.datasets import _dicom as dicom
 from sfdabench.datasets._abdomen import LABELS, check_header_is_true, locate
-from sfdabench.datasets._files import (
-    empty_splits,
-    few,
-    grey,
-    label_files,
-    same_scan_twice,
-    twice,
-    write,
-)
-from sfdabench.datasets._volumes import canonical_spacing, coincide, original, save_over
+from sfdabench.datasets._files import empty_splits, label_files, same_scan_twice, twice
+from sfdabench.formats.pictures import few, grey, write
+from sfdabench.formats.volumes import canonical_spacing, coincide, original, save_over
 from sfdabench.phantoms import abdomen as phantom
 
 Files = tuple[Path, ...]

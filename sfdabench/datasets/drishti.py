@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from sfdabench.core.dataset import Card, Case, Scan
-from sfdabench.datasets._files import always, exact, listing, pair, write
+from sfdabench.datasets._files import always, listing, pair
 from sfdabench.datasets._fundus import Fundus, nested
+from sfdabench.formats.pictures import exact, write
 from sfdabench.phantoms import fundus as phantom
 
 VOTES = (0, 64, 128, 191, 255)  # soft maps: raters out of four

@@ -13,13 +13,13 @@ from sfdabench.datasets._abdomen import LABELS, check_header_is_true, locate
 from sfdabench.datasets._files import (
     always,
     empty_splits,
-    few,
     label_files,
     listing,
     pair,
     same_scan_twice,
 )
-from sfdabench.datasets._volumes import (
+from sfdabench.formats.pictures import few
+from sfdabench.formats.volumes import (
     HALF,
     canonical,
     original,

@@ -10,8 +10,9 @@ import numpy as np
 
 from sfdabench.core.dataset import Card, Case, Scan
 from sfdabench.core.seeding import generator
-from sfdabench.datasets._files import exact, listing, pair, write
+from sfdabench.datasets._files import listing, pair
 from sfdabench.datasets._fundus import Fundus, nested
+from sfdabench.formats.pictures import exact, write
 from sfdabench.phantoms import fundus as phantom
 
 MASKS = "RIM-ONE_DL_reference_segmentations"

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from sfdabench.core.dataset import Card, Case, Scan
-from sfdabench.datasets._files import exact, listing, pair, write
+from sfdabench.datasets._files import listing, pair
 from sfdabench.datasets._fundus import Fundus, nested
+from sfdabench.formats.pictures import exact, write
 from sfdabench.phantoms import fundus as phantom
 
 GROUPS = ("Healthy", "Glaucoma and suspects")

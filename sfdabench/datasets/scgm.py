@@ -13,14 +13,14 @@ from sfdabench.core.dataset import Card, Case, Dataset, Scan
 from sfdabench.core.errors import DataFault
 from sfdabench.datasets._files import (
     empty_splits,
-    few,
     label_files,
     only,
     places,
     same_scan_twice,
     twice,
 )
-from sfdabench.datasets._volumes import (
+from sfdabench.formats.pictures import few
+from sfdabench.formats.volumes import (
     canonical,
     original,
     read_nifti,

@@ -114,9 +114,10 @@ def predict(
     regions = [[classes.index(name) for name in members] for members in names]
     modes = {protocol.mode for protocol in protocols.values()}
     maps = {mode: probabilities(model, stream, task.head, batch, mode) for mode in modes}
-    for place, count in zip(split.geometry, split.counts, strict=True):
+    for case in split.cases:
+        place = case.geometry
         planes: dict[str, list[np.ndarray]] = {name: [] for name in protocols}
-        for _ in range(count):
+        for _ in range(case.planes):
             shown = {mode: next(map_) for mode, map_ in maps.items()}
             for name, protocol in protocols.items():
                 found = _masks(shown[protocol.mode], place, task.head, classes, protocol)

@@ -12,8 +12,8 @@ import numpy as np
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.protocol import Protocol
-from sfdabench.datasets._volumes import canonical, canonical_spacing, open_nifti, places_voxels
 from sfdabench.evaluate.score import Tally
+from sfdabench.formats.volumes import canonical, canonical_spacing, open_nifti, places_voxels
 
 SUFFIXES = (".png", ".nii", ".nii.gz")
 Pair = tuple[str, Path, Path]  # case, prediction, reference

@@ -73,7 +73,7 @@ class Scorer:
             maps = list(self.split.dataset.read_raters(self.split.cases[case]))
             if protocol.geometry == "original":
                 return maps
-            place, size = self.prepared.geometry[case], self.prepared.shape[-1]
+            place, size = self.prepared.cases[case].geometry, self.prepared.shape[-1]
             floored = "floored_masks" in protocol.legacy
             return [fit_label(label, place, size, floored=floored) for label in maps]
         if protocol.geometry == "original":
@@ -82,11 +82,11 @@ class Scorer:
 
     def _spacing(self, case: int, protocol: Protocol) -> tuple[float, ...] | None:
         """Millimetres a step of the scored grid; None where the protocol counts pixels."""
-        spacing = self.prepared.spacing[case]
+        spacing = self.prepared.cases[case].spacing
         if spacing is None or protocol.spacing == "pixel":
             return None
         if protocol.geometry == "original":
             return spacing
-        _, _, height, width = self.prepared.geometry[case].box
+        _, _, height, width = self.prepared.cases[case].geometry.box
         size = self.prepared.shape[-1]
         return (*spacing[:-2], spacing[-2] * height / size, spacing[-1] * width / size)

@@ -2,97 +2,156 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import shutil
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
 from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.fields import plain
-from sfdabench.core.files import atomic, held, sha256_file
-from sfdabench.prepare.planes import Geometry, Preparation, cut_planes
+from sfdabench.core.files import ANEW, held, read_typed, regular, remove, sha256_file
+from sfdabench.prepare.index import DataFile, ImagesIndex, LabelsIndex
+from sfdabench.prepare.planes import Geometry, Preparation
+from sfdabench.prepare.writer import Writer
 
-VERSION = 2
-MOST_WORKERS = 8
+VERSION = 3
 Report = Callable[[str], None]
-T = TypeVar("T")
 Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Arrays of one split in `folder`; labels lie in files of their own.
+class PreparedCase:
+    """One case of a split, and where it lies in the files.
 
-    ids, counts, geometry, spacing: of each case; counts are its planes, one for a photograph.
-    dtype, shape: of a plane of the images, (C, S, S). packed: bytes of each original label map.
+    planes: their number, one for a photograph. spacing: mm a step of the original grid, None
+    where unknown. packed: bytes of its compressed label map, 0 without labels. first_plane,
+    first_byte: where it begins, in planes of images.bin and labels.bin, in bytes of originals.bin.
     """
 
-    folder: Path
-    ids: tuple[str, ...]
-    counts: tuple[int, ...]
-    geometry: tuple[Geometry, ...]
-    spacing: tuple[tuple[float, ...] | None, ...]
-    labelled: bool
+    id: str
+    planes: int
+    geometry: Geometry
+    spacing: tuple[float, ...] | None
+    packed: int
+    first_plane: int
+    first_byte: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Arrays of one split; images and labels lie in different folders, each with an index.
+
+    labels_folder: None where the cases have no labels, or where they are not granted.
+    dtype, shape: of a plane of the images, (C, S, S).
+    """
+
+    images_folder: Path
+    labels_folder: Path | None
+    cases: tuple[PreparedCase, ...]
     dtype: str
     shape: tuple[int, ...]
-    packed: tuple[int, ...]
+
+    @classmethod
+    def open(
+        cls, images_folder: Path, labels_folder: Path | None = None, cure: str = ANEW
+    ) -> Prepared:
+        """The arrays in these folders, every file checked against its index.
+
+        Raises BadInput naming the file and the `cure` where an index or a file is not what was
+        written, or where the labels are those of other images.
+        """
+        prepared, files = _described(images_folder, labels_folder, cure)
+        for path, written in files.items():
+            if regular(path, cure).st_size != written.bytes:
+                raise BadInput(f"{path}: it does not have its recorded length; {cure}")
+            try:
+                content = sha256_file(path)
+            except OSError as error:
+                raise BadInput(f"{path}: cannot be read ({error.strerror}); {cure}") from error
+            if content != written.sha256:
+                raise BadInput(f"{path}: it does not have its recorded hash; {cure}")
+        return prepared
 
     @property
-    def label_files(self) -> tuple[Path, ...]:
-        """What a label-free method must not open."""
-        return (self.folder / "labels.bin", self.folder / "originals.bin")
+    def folders(self) -> tuple[Path, ...]:
+        """The folder of the images, and that of the labels where there is one."""
+        return (self.images_folder, *([self.labels_folder] if self.labels_folder else []))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The names of the cases."""
+        return tuple(case.id for case in self.cases)
+
+    @property
+    def planes(self) -> int:
+        """The number of planes of all cases."""
+        return sum(case.planes for case in self.cases)
 
     @property
     def plane_ids(self) -> tuple[str, ...]:
-        """One name a plane: that of the case, numbered where the case has several."""
+        """One name a plane: that of the case, numbered where the case is a volume."""
         return tuple(
-            name if len(place.shape) == 2 else f"{name}/{k}"
-            for name, count, place in zip(self.ids, self.counts, self.geometry, strict=True)
-            for k in range(count)
+            case.id if len(case.geometry.shape) == 2 else f"{case.id}/{k}"
+            for case in self.cases
+            for k in range(case.planes)
         )
 
+    def subset(self, indices: Sequence[int]) -> Prepared:
+        """The cases at these positions, in this order; the files stay as they are."""
+        return replace(self, cases=tuple(self.cases[i] for i in indices))
+
     def images(self) -> np.ndarray:
-        """(planes, C, S, S) uint8 or float16, memory-mapped."""
-        path = self.folder / "images.bin"
-        return np.memmap(path, self.dtype, "r", shape=(sum(self.counts), *self.shape))
+        """(planes, C, S, S) uint8 or float16; memory-mapped where the cases lie in a row."""
+        return self._planes(self.images_folder / "images.bin", self.dtype, self.shape)
 
     def labels(self) -> np.ndarray:
-        """(planes, S, S) uint8 label maps on the network's grid, memory-mapped."""
-        self._require_labels()
-        shape = (sum(self.counts), *self.shape[1:])
-        return np.memmap(self.folder / "labels.bin", np.uint8, "r", shape=shape)
+        """(planes, S, S) uint8 label maps on the network's grid, memory-mapped as the images are.
+
+        Raises DataFault where there are no labels, or none were granted.
+        """
+        return self._planes(self._labels_folder() / "labels.bin", "uint8", self.shape[1:])
 
     def case_labels(self, case: int) -> np.ndarray:
-        """Label map of one case on the network's grid: (S, S), or (planes, S, S) for a volume."""
-        start = sum(self.counts[:case])
-        planes = self.labels()[start : start + self.counts[case]]
-        return planes[0] if len(self.geometry[case].shape) == 2 else planes
+        """Label map of one case on the network's grid: (S, S), or (planes, S, S) for a volume.
+
+        Raises DataFault as `labels` does.
+        """
+        planes = self.subset([case]).labels()
+        return planes[0] if len(self.cases[case].geometry.shape) == 2 else planes
 
     def original(self, case: int) -> np.ndarray:
-        """Label map uint8 (*space) of one case on the authors' grid."""
-        self._require_labels()
-        ends = list(accumulate(self.packed))
-        with (self.folder / "originals.bin").open("rb") as file:
-            file.seek(ends[case] - self.packed[case])
-            data = zlib.decompress(file.read(self.packed[case]))
-        return np.frombuffer(data, np.uint8).reshape(self.geometry[case].shape)
+        """Label map uint8 (*space) of one case on the authors' grid.
 
-    def _require_labels(self) -> None:
-        if not self.labelled:
-            raise DataFault(f"{self.folder.name}: made from cases without labels")
+        Raises DataFault as `labels` does.
+        """
+        chosen = self.cases[case]
+        with (self._labels_folder() / "originals.bin").open("rb") as file:
+            file.seek(chosen.first_byte)
+            data = zlib.decompress(file.read(chosen.packed))
+        return np.frombuffer(data, np.uint8).reshape(chosen.geometry.shape)
+
+    def _labels_folder(self) -> Path:
+        if self.labels_folder is None:
+            raise DataFault(
+                f"{self.images_folder.name}: no labels are in reach; the cases have none, or this "
+                "process may not see them"
+            )
+        return self.labels_folder
+
+    def _planes(self, path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The planes of these cases, out of a file that may hold more."""
+        every = np.memmap(path, dtype, "r").reshape(-1, *shape)
+        rows = [case.first_plane + k for case in self.cases for k in range(case.planes)]
+        if rows and rows == list(range(rows[0], rows[0] + len(rows))):
+            return every[rows[0] : rows[0] + len(rows)]
+        return np.asarray(every[np.array(rows, int)])
 
 
 def prepare(
@@ -102,181 +161,92 @@ def prepare(
     how: Preparation,
     *,
     content: str,
+    code: Mapping[str, str],
     cache: Path,
     report: Report,
     advance: Advance = lambda done, total: None,
 ) -> Prepared:
     """Arrays of these cases, from the cache where they are whole, else read and written.
 
-    content: their manifest hash. Several cases are read at a time and written in order, so that
-    memory holds a few cases whatever their number; a killed call goes on where it stopped.
+    content: their manifest hash. code: what the code that makes them is, such as `core.code` says
+    it. Several cases are read at a time and written in order, so that memory holds a few cases
+    whatever their number; a killed call goes on where it stopped.
     Raises DataFault for an empty split and for any file that cannot be read, BadInput where the
     disk cannot hold the arrays.
     """
     if not cases:
         raise DataFault(f"{name}: this split holds no case")
-    key = {"version": VERSION, "content": content, "ids": [c.id for c in cases], "how": plain(how)}
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    inputs = {
+        "version": VERSION,
+        "dataset": name,
+        "content": content,
+        "code": dict(code),
+        "ids": [case.id for case in cases],
+        "how": plain(how),
+    }
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     split = re.sub(r"[^\w-]+", "_", cases[0].split)
-    folder = cache / "prepared" / f"{name}-{split}-{how.size}px-{digest}"
-    with held(folder, report):
-        if folder.exists():
-            fault = _fault(folder)
-            if fault is None:
-                return _open(folder)
-            report(f"cache {folder.name}: {fault}; made anew")
-            shutil.rmtree(folder)
-        work = folder.with_name(f".{folder.name}.work")
-        writer = _Writer(work, len(cases), all(case.label for case in cases))
+    store, folder = cache / "prepared", f"{name}-{split}-{how.size}px-{key[:16]}"
+    images, work = store / "images" / folder, store / f".{folder}.work"
+    labels = store / "labels" / folder if all(case.label for case in cases) else None
+    with held(store / folder, report):
+        if os.path.lexists(images) or (labels and os.path.lexists(labels)):
+            try:
+                prepared = _keyed(images, labels, key)
+            except BadInput as fault:
+                report(f"cache {fault}")
+            else:
+                remove(work)  # of a process that was killed when all was in place
+                return prepared
+            remove(images)
+            if labels:
+                remove(labels)
         try:
-            writer.write(dataset, cases, how, report, advance)
-        except DataFault:  # the mended file has another content hash, so nothing would go on here
-            shutil.rmtree(work)
-            raise
-        work.rename(folder)
-        return _open(folder)
-
-
-class _Writer:
-    """Appends prepared cases to the files of `work`, each with a line in its log.
-
-    The log is the truth: on a restart the files are cut to what it says is there.
-    """
-
-    def __init__(self, work: Path, total: int, labelled: bool) -> None:
-        work.mkdir(parents=True, exist_ok=True)
-        self.work, self.total, self.log = work, total, work / "log.jsonl"
-        names = ("images.bin", "labels.bin", "originals.bin") if labelled else ("images.bin",)
-        self.paths = [work / name for name in names]
-        self.entries: list[dict[str, Any]] = []
-        if self.log.exists():
-            for line in self.log.read_text(encoding="utf-8").splitlines():
-                try:
-                    self.entries.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break  # the line that the kill cut short
-        for i, path in enumerate(self.paths):
-            path.touch()
-            os.truncate(path, self._length(i))
-        with atomic(self.log) as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in self.entries)
-
-    def _length(self, i: int) -> int:
-        return sum(entry["bytes"][i] for entry in self.entries)
-
-    def write(
-        self,
-        dataset: Dataset,
-        cases: Sequence[Case],
-        how: Preparation,
-        report: Report,
-        advance: Advance,
-    ) -> None:
-        """Prepare what is missing, and close with the index."""
-        if self.entries:
-            report(f"{self.work.name}: goes on after {len(self.entries)} of {self.total} cases")
-        todo = cases[len(self.entries) :]
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(path.open("ab")) for path in self.paths]
-            log = stack.enter_context(self.log.open("a", encoding="utf-8"))
-            ready = _ahead(lambda case: self._pack(dataset, case, how), todo)
-            for i, (entry, parts) in enumerate(ready):
-                if i == 0:
-                    self._check_disk(entry, len(todo))
-                if self.entries and entry["kind"] != self.entries[0]["kind"]:
-                    raise DataFault(
-                        f"{entry['id']}: {entry['kind'][1]} channels, the cases before it "
-                        f"{self.entries[0]['kind'][1]}"
-                    )
-                for file, data in zip(files, parts, strict=True):
-                    file.write(data)
-                    file.flush()
-                log.write(json.dumps(entry) + "\n")
-                log.flush()
-                self.entries.append(entry)
-                advance(len(self.entries), self.total)
-        self._close()
-
-    def _pack(
-        self, dataset: Dataset, case: Case, how: Preparation
-    ) -> tuple[dict[str, Any], list[bytes]]:
-        """A case's line in the log, and what each file gets."""
-        planes = cut_planes(dataset, case, how)
-        parts = [planes.images.tobytes()]
-        if len(self.paths) > 1:
-            assert planes.labels is not None
-            assert planes.original is not None
-            parts += [planes.labels.tobytes(), zlib.compress(planes.original.tobytes(), 1)]
-        entry = {
-            "id": case.id,
-            "kind": [planes.images.dtype.name, *planes.images.shape[1:]],
-            "planes": len(planes.images),
-            "shape": planes.geometry.shape,
-            "box": planes.geometry.box,
-            "spacing": planes.spacing,
-            "bytes": [len(part) for part in parts],
-        }
-        return entry, parts
-
-    def _check_disk(self, first: Mapping[str, Any], number: int) -> None:
-        """Raise BadInput where this number of cases like the first one would not fit."""
-        need = 1.2 * sum(first["bytes"]) * number
-        free = shutil.disk_usage(self.work).free
-        if need > free:
-            raise BadInput(
-                f"{self.work.parent}: preparing {number} cases takes about "
-                f"{need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; make room, or point "
-                "SFDABENCH_CACHE to a larger disk"
+            Writer(work, cases, key, report, labelled=labels is not None).write(
+                dataset, how, advance
             )
-
-    def _close(self) -> None:
-        hashes = {path.name: sha256_file(path) for path in self.paths}
-        index = {"cases": self.entries, "labelled": len(self.paths) > 1, "sha256": hashes}
-        (self.work / "index.json").write_text(json.dumps(index), encoding="utf-8")
-        self.log.unlink()
-
-
-def _ahead(function: Callable[[Case], T], cases: Sequence[Case]) -> Iterator[T]:
-    """`map` in order, with a few cases in the works: threads, since decoding frees the lock."""
-    workers = min(os.cpu_count() or 1, MOST_WORKERS)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for case in cases:
-                waiting.append(pool.submit(function, case))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        except DataFault:  # the mended file has another content hash, so nothing would go on here
+            remove(work)
+            raise
+        if labels:
+            labels.parent.mkdir(exist_ok=True)
+            (work / "labels").rename(labels)
+        images.parent.mkdir(exist_ok=True)
+        (work / "images").rename(images)
+        remove(work)
+        return _described(images, labels, ANEW)[0]
 
 
-def _fault(folder: Path) -> str | None:
-    """Why a cached folder cannot be trusted, None where every file has its recorded hash."""
-    try:
-        hashes = json.loads((folder / "index.json").read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError):
-        return "its index cannot be read"
-    for name, expected in hashes.items():
-        if not (folder / name).exists() or sha256_file(folder / name) != expected:
-            return f"{name} does not have its recorded hash"
-    return None
+def _keyed(images: Path, labels: Path | None, key: str) -> Prepared:
+    """The cached arrays. Raises BadInput where they are not whole, or were made of other things."""
+    cure = "made anew"
+    prepared = Prepared.open(images, labels, cure)
+    if read_typed(images / "index.json", ImagesIndex).key != key:
+        raise BadInput(f"{images / 'index.json'}: it is that of other arrays; {cure}")
+    return prepared
 
 
-def _open(folder: Path) -> Prepared:
-    index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    cases = index["cases"]
-    dtype, *shape = cases[0]["kind"]
-    return Prepared(
-        folder,
-        tuple(case["id"] for case in cases),
-        tuple(case["planes"] for case in cases),
-        tuple(Geometry(tuple(case["shape"]), tuple(case["box"])) for case in cases),
-        tuple(None if case["spacing"] is None else tuple(case["spacing"]) for case in cases),
-        index["labelled"],
-        dtype,
-        tuple(shape),
-        tuple(case["bytes"][-1] for case in cases),
-    )
+def _described(
+    images_folder: Path, labels_folder: Path | None, cure: str
+) -> tuple[Prepared, dict[Path, DataFile]]:
+    """What the indices say, and what they say of each file, which is not opened."""
+    images = read_typed(images_folder / "index.json", ImagesIndex, cure)
+    files = {images_folder / "images.bin": images.images}
+    packed = [0] * len(images.cases)
+    if labels_folder is not None:
+        path = labels_folder / "index.json"
+        labels = read_typed(path, LabelsIndex, cure)
+        if not labels.belongs_to(images):
+            raise BadInput(f"{path}: these are not the labels of {images_folder}; {cure}")
+        files[labels_folder / "labels.bin"] = labels.labels
+        files[labels_folder / "originals.bin"] = labels.originals
+        packed = [case.packed for case in labels.cases]
+    cases, plane, byte = [], 0, 0
+    for case, length in zip(images.cases, packed, strict=True):
+        geometry = Geometry(case.shape, case.box)
+        cases.append(
+            PreparedCase(case.id, case.planes, geometry, case.spacing, length, plane, byte)
+        )
+        plane, byte = plane + case.planes, byte + length
+    prepared = Prepared(images_folder, labels_folder, tuple(cases), images.dtype, images.shape)
+    return prepared, files

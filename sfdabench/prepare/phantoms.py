@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sfdabench.core.dataset import Dataset
-from sfdabench.core.files import atomic, held, sha256_file
-from sfdabench.prepare.manifest import stamp
+from sfdabench.core.errors import BadInput
+from sfdabench.core.files import (
+    held,
+    read_typed,
+    remove,
+    remove_leftovers,
+    sha256_file,
+    write_hashed,
+)
+from sfdabench.prepare.manifest import HashedFile, HashedFiles, stamp
 
 Report = Callable[[str], None]
 
@@ -26,7 +33,8 @@ def phantom_root(name: str, dataset: Dataset, cache: Path, report: Report) -> Pa
     root = cache / "phantoms" / f"{name}-{code.hexdigest()[:16]}"
     index = root.with_name(f"{root.name}.json")
     with held(root, report):
-        if root.exists():
+        remove_leftovers(root)
+        if os.path.lexists(root):
             fault = _phantom_fault(root, index)
             if fault is None:
                 return root
@@ -42,31 +50,30 @@ def _draw(dataset: Dataset, root: Path, index: Path) -> None:
     work.mkdir()
     try:
         dataset.phantom(work, seed=0)
-        with atomic(index) as file:
-            json.dump({n: [*stamp(p), sha256_file(p)] for n, p in _files(work)}, file)
-        if root.exists():
-            shutil.rmtree(root)
+        drawn = HashedFiles(files={name: HashedFile.of(path) for name, path in _files(work)})
+        remove(root)
+        remove(index)
+        write_hashed(index, drawn.model_dump(mode="json"))
         work.rename(root)
     except BaseException:
-        shutil.rmtree(work)
+        remove(work)
         raise
 
 
 def _phantom_fault(root: Path, index: Path) -> str | None:
     """What differs from the index, None where nothing does; hashed only where the stamp differs."""
     try:
-        drawn = json.loads(index.read_text(encoding="utf-8"))
-        stamps = {name: (drawn[name][:2], drawn[name][2]) for name in drawn}
-    except (OSError, ValueError, TypeError, LookupError):
+        drawn = read_typed(index, HashedFiles).files
+    except BadInput:
         return "its index cannot be read"
     found = dict(_files(root))
-    for name in sorted(stamps.keys() | found.keys()):
+    for name in sorted(drawn.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
-        if name not in stamps:
+        if name not in drawn:
             return f"{name} was not drawn"
-        then, content = stamps[name]
-        if stamp(found[name]) != then and sha256_file(found[name]) != content:
+        unchanged = stamp(found[name]) == drawn[name].stamp
+        if not unchanged and sha256_file(found[name]) != drawn[name].sha256:
             return f"{name} does not have its recorded hash"
     return None
 

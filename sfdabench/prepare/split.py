@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sfdabench.core import registry
+from sfdabench.core.code import entry_code, shared_code
 from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import DataFault
 from sfdabench.core.fields import plain
@@ -20,18 +22,27 @@ from sfdabench.prepare.planes import Preparation
 
 @dataclass(frozen=True)
 class Split:
-    """Cases of one split, how they are prepared, and the hash of their files' content."""
+    """Cases of one split, how they are prepared, and the hash of their files' content.
+
+    code: what the code is that reads and prepares them, by part.
+    """
 
     dataset_name: str
     dataset: Dataset
     cases: tuple[Case, ...]
     content: str
     how: Preparation
+    code: Mapping[str, str]
 
     @property
     def inputs(self) -> dict[str, Any]:
         """All that determines its arrays."""
-        return {"content": self.content, "how": plain(self.how)}
+        return {
+            "dataset": self.dataset_name,
+            "content": self.content,
+            "how": plain(self.how),
+            "code": dict(self.code),
+        }
 
     def arrays(self, cache: Path, progress: Progress, role: str) -> Prepared:
         """Its prepared arrays, with a bar that names the `role` they are for."""
@@ -42,6 +53,7 @@ class Split:
                 self.cases,
                 self.how,
                 content=self.content,
+                code=self.code,
                 cache=cache,
                 report=progress.say,
                 advance=advance,
@@ -58,9 +70,11 @@ def find_split(
     progress: Progress,
     *,
     labelled: bool,
+    fresh: bool = False,
 ) -> Split:
     """The cases under `root` whose split fits a pattern; `found` keeps each data set's scan.
 
+    fresh: read every file for its content hash, also those that look unchanged.
     Raises DataFault for a split that does not exist, is empty, or lacks the labels it needs.
     """
     dataset: Dataset = registry.load("datasets", name)()
@@ -76,5 +90,36 @@ def find_split(
             f"{root}: data set {name}, split '{pattern}': {len(bare)} case(s) without a mask, "
             f"such as {bare[0]}; this split is learnt from or scored on"
         )
-    content = manifest(cases, root, cache, partial(progress.stage, f"hash files ({name})"))
-    return Split(name, dataset, tuple(cases), content, how)
+    content = manifest(
+        cases,
+        root,
+        cache,
+        partial(progress.stage, f"hash files ({name})"),
+        report=progress.say,
+        fresh=fresh,
+    )
+    return Split(name, dataset, tuple(cases), content, how, _code_of(name))
+
+
+def find_cases(
+    name: str,
+    dataset: Dataset,
+    pattern: str,
+    root: Path,
+    cache: Path,
+    how: Preparation,
+    progress: Progress,
+) -> Split:
+    """The cases that a data set outside the registry finds under `root`, labels or none.
+
+    name: what keys call it. Raises DataFault and BadInput as its scan does.
+    """
+    cases = [case for case in dataset.cases(root) if fnmatchcase(case.split, pattern)]
+    stage = partial(progress.stage, f"hash files ({name})")
+    content = manifest(cases, root, cache, stage, report=progress.say)
+    return Split(name, dataset, tuple(cases), content, how, shared_code("datasets", "prepare"))
+
+
+def _code_of(name: str) -> dict[str, str]:
+    """What the code is that turns the files of a data set into arrays, by part."""
+    return {"dataset": entry_code("datasets", name), **shared_code("datasets", "prepare")}

@@ -14,56 +14,45 @@ from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import BadInput
 from sfdabench.core.paths import data_root
 from sfdabench.core.progress import Progress
+from sfdabench.core.stage import digest
 from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict
 from sfdabench.evaluate.saved import read_mask
 from sfdabench.evaluate.score import region_masks
+from sfdabench.models.composites import rebuild
 from sfdabench.models.segmenter import Segmenter
-from sfdabench.models.weights import fill, from_bytes
-from sfdabench.run.plan import Run, resolve
-from sfdabench.run.streams import stream
-from sfdabench.store import labels, records
+from sfdabench.models.weights import from_bytes, sha256
+from sfdabench.prepare import streams
+from sfdabench.run.plan import Run
+from sfdabench.run.request import RunRequest
+from sfdabench.store import records
 
 
-def planned(path: Path, data: Path | None, device: str, progress: Progress) -> Run:
+def planned(
+    path: Path, data: Path | None, device: str, progress: Progress, *, source: bool = False
+) -> Run:
     """The run that a record belongs to, whose weights give the masks that were scored.
+
+    source: whether its source data are needed too.
 
     Raises BadInput where the record is not of a finished run or of one that learnt while it
     predicted, and where the data are other files or the source model is another one now. Fields
     of the method are not compared: what they led to is in the weights.
     """
     record = records.read(path)
-    if record["status"] != "done":
-        raise BadInput(f"--record {path}: this run failed ({record['reason']}); it has no model")
-    phantom = record["data"] == "phantom"
-    if phantom and data is not None:
-        raise BadInput(f"--data {data}: record {path} is of the phantom; leave --data out")
-    if not phantom and data_root(data) is None:
-        raise BadInput(f"--record {path}: made from real data; give --data DIR")
-    run = resolve(
-        method=record["method"],
-        task=record["task"],
-        seed=record["seed"],
-        data=data,
-        phantom=phantom,
-        out=path.parent.parent.parent,
-        profile=record["profile"],
-        settings=labels.settings(record["overrides"]),
-        source_settings=labels.pairs(record["source_overrides"]),
-        device=device,
-        precision=record["precision"],
-        progress=progress,
-    )
+    if not record.done:
+        raise BadInput(f"--record {path}: this run failed ({record.reason}); it has no model")
+    run = RunRequest.from_record(path, record, data, device).resolve(progress, source_data=source)
     if run.online:
         raise BadInput(
             f"--record {path}: {run.method_name} learnt while it predicted, and its weights have "
             "seen all images by now; only the scores of those predictions are kept"
         )
     found = [run.target_train.content, run.target_test.content]
-    if records.digest({"target": found}) != record["manifest_sha256"]:
-        where = "the phantom of this version" if phantom else data_root(data)
+    if digest({"target": found}) != record.manifest_sha256:
+        where = "the phantom of this version" if run.data == "phantom" else data_root(data)
         raise BadInput(f"--record {path}: made from other files than those of {where}")
-    if run.source_key != record.get("source_key"):
+    if source and run.source.key != record.source_key:
         raise BadInput(
             f"--record {path}: its source model was made otherwise than this version would "
             "(recipe, network, data); run it again"
@@ -71,17 +60,21 @@ def planned(path: Path, data: Path | None, device: str, progress: Progress) -> R
     return run
 
 
-def deployed(run: Run, weights: Path) -> Segmenter:
-    """The model that a run deployed, in eval mode on the run's device."""
+def deployed(run: Run, path: Path) -> Segmenter:
+    """The model that the run of the record at `path` deployed, in eval mode on the run's device.
+
+    Raises BadInput where the weights beside the record are missing or not those that it names.
+    """
+    record, weights = records.read(path), path.with_suffix(".safetensors")
     if not weights.exists():
         raise BadInput(f"{weights}: the weights of this record are not beside it")
-    network = run.network.build(
-        channels=run.task.channels,
-        outputs=len(run.task.classes) + (run.task.head == "softmax"),
-    )
     state, _ = from_bytes(weights.read_bytes(), weights)
-    fill(network, state, weights)
-    return Segmenter(network, precision=run.precision).to(run.device).eval()
+    if sha256(state) != record.deployed_sha256:
+        raise BadInput(f"{weights}: not the weights that {path.name} names; run it again")
+    problem = run.problem
+    network = run.network.build(channels=problem.channels, outputs=problem.outputs)
+    model = rebuild(network, record.composite, state, weights, run.precision)
+    return model.to(run.device).eval()
 
 
 @dataclass(frozen=True)
@@ -99,10 +92,10 @@ def export(path: Path, out: Path, data: Path | None, device: str, progress: Prog
     those that protocol `strict` scores.
     """
     run = planned(path, data, device, progress)
-    model = deployed(run, path.with_suffix(".safetensors"))
+    model = deployed(run, path)
     split, task = run.target_test, replace(run.task, regions={})
     prepared = split.arrays(run.cache, progress, "target test")
-    test = stream(run, prepared, "target test")
+    test = streams.images(prepared, "target test", device=run.device, seed=run.seed)
     strict = {"strict": registry.load("protocols", "strict")}
     written: list[Path] = []
     with progress.stage("prediction") as advance:

@@ -16,13 +16,13 @@ from sfdabench.core.task import Domain
 from sfdabench.evaluate.predict import evaluating, predict
 from sfdabench.evaluate.score import region_masks
 from sfdabench.models.segmenter import Segmenter
+from sfdabench.prepare import streams
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.present.export import deployed, planned
 from sfdabench.primitives.views import identity
 from sfdabench.report.figures.grid import Picture
 from sfdabench.report.figures.tsne import Features
 from sfdabench.run.plan import Run
-from sfdabench.run.streams import stream
 
 MARGIN = 0.15  # ours: of the outlined part's longer side
 FINEST = 400  # ours: pixels across a tile; more is lost in print
@@ -45,7 +45,7 @@ def pictures(
     runs = {label: planned(path, data, device, progress) for label, path in paths.items()}
     found: dict[str, dict[str, np.ndarray]] = {}
     for label, run in runs.items():
-        model = deployed(run, paths[label].with_suffix(".safetensors"))
+        model = deployed(run, paths[label])
         found[label] = _masks(run, model, cases, progress)
     split, task = run.target_test, replace(run.task, regions={})
     shown = []
@@ -68,17 +68,9 @@ def _masks(
         replace(run.task, regions={}),
     )
     wanted = [i for i, name in enumerate(whole.ids) if name in cases]
-    starts = np.cumsum([0, *whole.counts])
-    planes = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in wanted])
-    part = replace(
-        whole,
-        ids=tuple(whole.ids[i] for i in wanted),
-        counts=tuple(whole.counts[i] for i in wanted),
-        geometry=tuple(whole.geometry[i] for i in wanted),
-        spacing=tuple(whole.spacing[i] for i in wanted),
-    )
+    part = whole.subset(wanted)
     strict = {"strict": registry.load("protocols", "strict")}
-    images = stream(run, whole, "figure", planes=planes)
+    images = streams.images(part, "figure", run.device, run.seed)
     predicted = predict(model, images, part, task, strict)
     return {name: masks["strict"] for name, masks in zip(part.ids, predicted, strict=True)}
 
@@ -141,10 +133,12 @@ def features(
     The planes are those of the test splits of every source site and of the target, at most
     MOST_PLANES a site, evenly spread.
     """
-    runs = {label: planned(path, data, device, progress) for label, path in paths.items()}
+    runs = {
+        label: planned(path, data, device, progress, source=True) for label, path in paths.items()
+    }
     found = {}
     for label, run in runs.items():
-        model = deployed(run, paths[label].with_suffix(".safetensors"))
+        model = deployed(run, paths[label])
         splits = [*zip(run.task.source, run.source_test, strict=True)]
         vectors, sites = [], []
         for domain, split in [*splits, (run.task.target, run.target_test)]:
@@ -161,9 +155,9 @@ def _site(domain: Domain) -> str:
 
 def _logits(run: Run, model: Segmenter, prepared: Prepared) -> np.ndarray:
     """(planes, K · GRID²) float32."""
-    count = sum(prepared.counts)
+    count = prepared.planes
     planes = np.unique(np.linspace(0, count - 1, min(count, MOST_PLANES)).round().astype(int))
-    images = stream(run, prepared, "figure", planes=planes)
+    images = streams.images(prepared, "figure", run.device, run.seed, planes=planes)
     maps = []
     with torch.inference_mode(), evaluating(model):
         for batch in images.batches(8, shuffle=False, plain=identity):

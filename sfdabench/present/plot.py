@@ -233,7 +233,7 @@ def _check_private(out: Path | None) -> None:
 
 def _online(variant: Variant) -> bool:
     """Whether its runs learnt while they predicted, so that no weights give what was scored."""
-    return registry.load("methods", variant.runs[0]["method"].split("+")[-1]).needs.online
+    return registry.load("methods", variant.runs[0].chain[-1]).needs.online
 
 
 def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:

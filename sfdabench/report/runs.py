@@ -6,11 +6,11 @@ Reads the store only.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
@@ -18,8 +18,7 @@ from sfdabench.core.near import unknown
 from sfdabench.core.needs import SETTINGS
 from sfdabench.report.evidence import clashes, settings
 from sfdabench.store import labels, records
-
-Record = Mapping[str, Any]
+from sfdabench.store.records import Record, Stored
 
 
 class Absent(BadInput):
@@ -34,17 +33,17 @@ class Variant:
     """
 
     label: str
-    runs: tuple[Record, ...]
+    runs: tuple[Stored, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of `runs`."""
-        return tuple(run["seed"] for run in self.runs)
+        return tuple(run.seed for run in self.runs)
 
     @property
     def oracle(self) -> bool:
         """Whether it learnt from target labels, which no user has."""
-        return self.runs[0].get("setting") == "supervised"
+        return self.runs[0].setting == "supervised"
 
     @property
     def name(self) -> str:
@@ -66,9 +65,13 @@ class Comparison:
     variants: tuple[Variant, ...]
     problems: tuple[str, ...]
 
-    def path(self, run: Record) -> Path:
+    def path(self, run: Stored) -> Path:
         """The record's file."""
-        return self.results / run["path"]
+        return self.results / run.path
+
+    def unadapted(self, run: Stored) -> Record:
+        """The record of the unadapted scores of a run. Raises BadInput as `unadapted` does."""
+        return unadapted(run, self.results)
 
     def variant(self, label: str) -> Variant:
         """The variant of that label. Raises BadInput that names its command where it was not run.
@@ -101,21 +104,17 @@ class Comparison:
 
     def command(self, label: str) -> str:
         """The command that makes a run of this label that may stand in this comparison."""
-        changes = self.variants[0].runs[0].get("source_overrides", {})
-        more = [word for pair in labels.pairs(changes) for word in ("--source-set", pair)]
-        more += ["--data", "DIR"] if self.data == "real" else []
-        usual = "paper" if self.data == "real" else "phantom"
-        more += ["--profile", self.profile] if self.profile != usual else []
+        more = _source_flags(self.variants[0].runs[0])
         recorded = next((v.runs[0] for v in self.variants if v.label == label), None)
         method, settings = labels.split(label)
         if recorded is not None:
-            method, settings = recorded["method"], labels.settings(recorded["overrides"])
+            method, settings = recorded.method, labels.settings(recorded.overrides)
         return command(self.task, method, settings, self.results, more)
 
 
 def label_of(record: Record) -> str:
     """A run's name: method and changed fields."""
-    return labels.label(record["method"], record["overrides"])
+    return labels.label(record.method, record.overrides)
 
 
 def command(
@@ -125,6 +124,32 @@ def command(
     words = ["sfdabench", "run", "--method", method, "--task", task]
     words += [word for setting in settings for word in ("--set", setting)]
     return shlex.join([*words, "--out", str(results), *more])
+
+
+def _source_flags(record: Record) -> list[str]:
+    """The flags that give another run the data and the source model of this one, but its seed."""
+    words = [w for pair in labels.pairs(record.source_overrides) for w in ("--source-set", pair)]
+    words += ["--source", record.imported] if record.imported else []
+    words += ["--data", "DIR"] if record.data == "real" else []
+    usual = "paper" if record.data == "real" else "phantom"
+    return words + (["--profile", record.profile] if record.profile != usual else [])
+
+
+def unadapted(run: Stored, results: Path) -> Record:
+    """The record of the unadapted scores of a run in the folder `results`.
+
+    Raises BadInput, with the command that makes it, where it is missing or cannot be read.
+    """
+    try:
+        return records.unadapted_of(run, results)
+    except BadInput as error:
+        more = [*_source_flags(run), "--seed", str(run.seed), "--device", run.device]
+        more += ["--precision", run.precision] if run.precision != "float32" else []
+        more += [word for name in run.scores for word in ("--protocol", name)]
+        made = command(run.task, "source_only", (), results, more)
+        raise BadInput(
+            f"{error}; it holds the unadapted scores of {run.path}; make it: {made}"
+        ) from error
 
 
 def compare(
@@ -148,33 +173,39 @@ def compare(
     if not results.is_dir():
         raise BadInput(f"--results {results}: no such folder, so no run; {advice}")
     everything, problems = records.read_all(results)
-    task = _task(results, task, {record["task"] for record in everything}, advice)
-    found: Sequence[Record] = [record for record in everything if record["task"] == task]
+    task = _task(results, task, {record.task for record in everything}, advice)
+    found = [record for record in everything if record.task == task]
     found = _one(found, "data", "--kind", kind, f"{results}, {task}")
     found = _one(found, "profile", "--profile", profile, f"{results}, {task}")
-    variants: dict[str, dict[int, Record]] = {}
+    variants: dict[str, dict[int, Stored]] = {}
     for record in sorted(found, key=partial(_place, protocol)):
-        what = f"{record['path']} ({label_of(record)}, seed {record['seed']})"
-        if record["status"] != "done":
-            problems.append(f"{what}: failed ({record.get('reason')}), left out")
-        elif record["seed"] in (by_seed := variants.setdefault(label_of(record), {})):
-            problems.append(f"{what}: recorded before in {by_seed[record['seed']]['path']}")
-        else:
-            by_seed[record["seed"]] = record
+        what = f"{record.path} ({label_of(record)}, seed {record.seed})"
+        if not record.done:
+            problems.append(f"{what}: failed ({record.reason}), left out")
+            continue
+        by_seed = variants.setdefault(label_of(record), {})
+        first = by_seed.setdefault(record.seed, record)
+        if first is not record and not _of_other_protocols(first, record):
+            problems.append(f"{what}: recorded before in {first.path}")
     runs = [record for by_seed in variants.values() for record in by_seed.values()]
     if not runs:
         raise Absent(f"{results}: no run of {task} is finished; {'; '.join(problems)}")
     return Comparison(
         results,
         task,
-        runs[0]["data"],
-        runs[0]["profile"],
+        runs[0].data,
+        runs[0].profile,
         tuple(
             Variant(label, tuple(run for _, run in sorted(by_seed.items())))
             for label, by_seed in variants.items()
         ),
         tuple(problems),
     )
+
+
+def _of_other_protocols(first: Record, second: Record) -> bool:
+    """Whether both are of the source model, of which each run has a record under its protocols."""
+    return first.method == "source_only" and first.scores.keys() != second.scores.keys()
 
 
 def _task(results: Path, task: str | None, recorded: set[str], advice: str) -> str:
@@ -196,21 +227,23 @@ def _task(results: Path, task: str | None, recorded: set[str], advice: str) -> s
 
 
 def _one(
-    found: Sequence[Record], field: str, flag: str, wanted: str | None, where: str
-) -> list[Record]:
+    found: Sequence[Stored],
+    field: Literal["data", "profile"],
+    flag: str,
+    wanted: str | None,
+    where: str,
+) -> list[Stored]:
     """The records whose `field` is `wanted`; several values and none wanted is an error."""
-    values = sorted({record[field] for record in found})
+    values = sorted({getattr(record, field) for record in found})
     if wanted is None and len(values) > 1:
         options = " or ".join(f"{flag} {value}" for value in values)
         raise BadInput(f"{where}: records of {field} {' and '.join(values)}; add {options}")
     if wanted is not None and wanted not in values:
         raise Absent(f"{flag} {wanted}: {where} holds {field} {' and '.join(values)} only")
-    return [record for record in found if wanted in (None, record[field])]
+    return [record for record in found if wanted in (None, getattr(record, field))]
 
 
-def _place(protocol: str | None, record: Record) -> tuple[int, str, bool, str]:
+def _place(protocol: str | None, record: Stored) -> tuple[int, str, bool, str]:
     """Variants by setting, the runs of one with those scored by `protocol` first."""
-    setting = record.get("setting")
-    place = SETTINGS.index(setting) if setting in SETTINGS else SETTINGS.index("SFDA")
-    unscored = protocol is not None and protocol not in record["scores"]
-    return place, label_of(record), unscored, record["path"]
+    unscored = protocol is not None and protocol not in record.scores
+    return SETTINGS.index(record.setting), label_of(record), unscored, record.path

@@ -11,7 +11,7 @@ from pathlib import Path
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report import benchmark as papers
-from sfdabench.report import evidence
+from sfdabench.report import evidence, runs
 from sfdabench.report.benchmark import (
     Benchmark,
     Block,
@@ -22,8 +22,9 @@ from sfdabench.report.benchmark import (
     Reported,
     Row,
 )
-from sfdabench.report.evidence import Evidence, Record, brief, dig
+from sfdabench.report.evidence import Evidence, brief
 from sfdabench.store import labels, records
+from sfdabench.store.records import Stored
 
 UNREPORTED = Reported(None, None, "")
 KINDS = ("real", "phantom")
@@ -110,7 +111,8 @@ class Summary:
 class _Store:
     """The records below a folder, and what could not be read there."""
 
-    records: Sequence[Record]
+    folder: Path | None
+    records: Sequence[Stored]
     problems: Sequence[str]
 
 
@@ -124,8 +126,8 @@ class _Comparison:
     """
 
     rows: Sequence[Row]
-    matched: Mapping[tuple[str, str], Sequence[Record]]
-    done: Mapping[str, Sequence[Record]]
+    matched: Mapping[tuple[str, str], Sequence[Stored]]
+    done: Mapping[str, Sequence[Stored]]
     apart: Mapping[str, str]
     faults: Sequence[str]
 
@@ -199,10 +201,10 @@ def _check_kind(kind: str | None, profile: str | None) -> None:
 
 def _read(results: Path | None) -> _Store:
     if results is None:
-        return _Store((), ())
+        return _Store(None, (), ())
     if not results.is_dir():
-        return _Store((), [f"{results}: no such folder; nothing has been run into it yet"])
-    return _Store(*records.read_all(results))
+        return _Store(results, (), [f"{results}: no such folder; nothing has been run into it yet"])
+    return _Store(results, *records.read_all(results))
 
 
 def _build(
@@ -233,7 +235,7 @@ def _build(
     except BadInput as error:
         problems.append(f"{home / 'benchmark.toml'}: {error}")
     tasks = {b.task for b in layout.blocks} | {c.task for c in layout.columns}
-    shown, hidden = _of_one_kind([r for r in store.records if r["task"] in tasks], kind, profile)
+    shown, hidden = _of_one_kind([r for r in store.records if r.task in tasks], kind, profile)
 
     own = [f"; {c.name} by {c.protocol}" for c in layout.columns if c.protocol]
     basis = [f"protocol {layout.protocol}{''.join(own)}", f"a row asks for {benchmark.seeds} seeds"]
@@ -241,7 +243,7 @@ def _build(
     for block in layout.blocks:
         compared = _compare(benchmark, layout, block, shown, suite)
         sections.append(_section(benchmark, layout, block, compared, printed, absent))
-        problems += compared.faults
+        problems += [*compared.faults, *_without_source_model(layout, block, compared, store)]
         basis += _basis(layout, block, compared)
     for unit in dict.fromkeys(column.unit for column in layout.columns):
         tolerance = benchmark.tolerance[unit]
@@ -255,18 +257,18 @@ def _build(
         spread=benchmark.spread,
         columns=layout.columns,
         sections=tuple(sections),
-        data=shown[0]["data"] if shown else None,
-        profile=shown[0]["profile"] if shown else None,
+        data=shown[0].data if shown else None,
+        profile=shown[0].profile if shown else None,
         basis=tuple(basis),
         problems=tuple(problems),
     )
 
 
 def _of_one_kind(
-    recorded: Sequence[Record], kind: str | None, profile: str | None
-) -> tuple[list[Record], list[str]]:
+    recorded: Sequence[Stored], kind: str | None, profile: str | None
+) -> tuple[list[Stored], list[str]]:
     """The records of one data kind and one profile, and a line on each kind left out."""
-    kinds = Counter((r["data"], r["profile"]) for r in recorded)
+    kinds = Counter((r.data, r.profile) for r in recorded)
     kind = kind or ("real" if any(data == "real" for data, _ in kinds) else "phantom")
     profile = profile or ("paper" if (kind, "paper") in kinds else "phantom")
     hidden = [
@@ -274,7 +276,7 @@ def _of_one_kind(
         for (data, name), count in sorted(kinds.items())
         if (data, name) != (kind, profile)
     ]
-    return [r for r in recorded if (r["data"], r["profile"]) == (kind, profile)], hidden
+    return [r for r in recorded if (r.data, r.profile) == (kind, profile)], hidden
 
 
 def _section(
@@ -306,7 +308,7 @@ def _compare(
     benchmark: Benchmark,
     layout: Layout,
     block: Block,
-    shown: Sequence[Record],
+    shown: Sequence[Stored],
     suite: papers.Suite,
 ) -> _Comparison:
     """Gather the runs of a block; the source model, data and recipe are those of each task."""
@@ -315,14 +317,14 @@ def _compare(
     named = dict.fromkeys(column.task or block.task for column in columns)
     tasks = [task for task in named if task in suite.tasks]
     rows = [row for row in layout.rows if tasks or not row.ours]
-    rows += _other_methods(layout, [r for r in shown if r["task"] in tasks])
+    rows += _other_methods(layout, [r for r in shown if r.task in tasks])
     matched = {
         (row.name, column.name): evidence.matching(benchmark, block, row, column, shown)
         for row in rows
         for column in columns
     }
-    used = list({r["path"]: r for found in matched.values() for r in found}.values())
-    done = {t: [r for r in used if (r["task"], r["status"]) == (t, "done")] for t in tasks}
+    used = list({r.path: r for found in matched.values() for r in found}.values())
+    done = {t: [r for r in used if (r.task, r.status) == (t, "done")] for t in tasks}
     apart: dict[str, str] = {}
     faults: list[str] = []
     for finished in done.values():
@@ -330,10 +332,27 @@ def _compare(
         apart |= outside
         faults += mixed
     for (row, _), found in matched.items():
-        own = [record for record in found if record["status"] == "done"]
+        own = [record for record in found if record.done]
         faults += [clash.fault(f"{where}, {row}") for clash in evidence.settings(own)]
         faults += [f"{where}, {row}: {fault}" for fault in evidence.recorded_twice(found)]
     return _Comparison(rows, matched, done, apart, tuple(dict.fromkeys(faults)))
+
+
+def _without_source_model(
+    layout: Layout, block: Block, compared: _Comparison, store: _Store
+) -> list[str]:
+    """A line on each record of unadapted scores that runs name, a row shows, and nobody has."""
+    if store.folder is None or all(row.method != "source_only" for row in compared.rows):
+        return []
+    lines: dict[str | None, list[str]] = {}
+    for record in (record for done in compared.done.values() for record in done):
+        if record.unadapted not in lines:
+            try:
+                runs.unadapted(record, store.folder)
+                lines[record.unadapted] = []
+            except BadInput as error:
+                lines[record.unadapted] = [f"{layout.name}, {block.name}: {error}"]
+    return [line for of_key in lines.values() for line in of_key]
 
 
 def _behind(layout: Layout, block: Block, row: Row, compared: _Comparison) -> dict[str, Evidence]:
@@ -341,21 +360,20 @@ def _behind(layout: Layout, block: Block, row: Row, compared: _Comparison) -> di
     found = {}
     for column in (column for column in layout.columns if not column.mean_of):
         own = compared.matched[row.name, column.name]
-        finished = compared.done.get(papers.task_of(block, row, column) or "", ())
         if row.method == "source_only":
-            own = evidence.with_neighbours(own, finished, compared.apart)
+            own = evidence.within(own, compared.apart)
         found[column.name] = evidence.gather(layout, row, column, own, compared.apart)
     for column in (column for column in layout.columns if column.mean_of):
         found[column.name] = evidence.mean_of([found[name] for name in column.mean_of])
     return found
 
 
-def _other_methods(layout: Layout, shown: Sequence[Record]) -> list[Row]:
+def _other_methods(layout: Layout, shown: Sequence[Stored]) -> list[Row]:
     """A row of ours for each method that was run as it is and stands in no row."""
     if any(column.curve for column in layout.columns):
         return []
     known = {row.method for row in layout.rows}
-    plain = {r["method"] for r in shown if not any(r["overrides"].values())}
+    plain = {r.method for r in shown if not any(r.overrides.values())}
     return [Row(name=name, method=name, ours=True) for name in sorted(plain - known)]
 
 
@@ -375,7 +393,7 @@ def _cell(
     if known and len(known) == len(values) and not behind.mixed:
         mean = statistics.fmean(known)
         std = statistics.stdev(known) if len(known) > 1 else None
-        if printed.value is not None and behind.runs[0].record["data"] == "real":
+        if printed.value is not None and behind.runs[0].record.data == "real":
             difference = mean - printed.value
     unlike = behind.mixed or behind.apart
     if not values:
@@ -391,7 +409,7 @@ def _cell(
     else:
         limit = benchmark.tolerance[column.unit].limit + 1e-9
         verdict = "reproduced" if abs(difference) <= limit else "differs"
-    cases = {dig(run.record, "cases", "test") for run in behind.runs}
+    cases = {run.record.cases.test for run in behind.runs}
     return Cell(
         published=printed.value,
         published_std=printed.std,
@@ -416,19 +434,19 @@ def _why_not(
 ) -> str | None:
     """The first reason why a measured cell says nothing about the printed one, or None."""
     records = [run.record for run in behind.runs]
-    if any(record["data"] != "real" for record in records):
+    if any(record.data != "real" for record in records):
         return "phantom data"
     fields = papers.full_fields(benchmark, row, column)
     changed = [change for record in records for change in _changed(benchmark, fields, record)]
     if changed:
         return f"profile: {', '.join(dict.fromkeys(changed))}"
-    if other := [record["profile"] for record in records if record["profile"] != "paper"]:
+    if other := [record.profile for record in records if record.profile != "paper"]:
         return f"profile: {other[0]}"
     if behind.unscored:
         return f"not scored by {behind.unscored}: run with --protocol {behind.unscored}"
     if mean is None:
         return "undefined in a run"
-    for cases in [dig(record, "cases", "test") for record in records]:
+    for cases in [record.cases.test for record in records]:
         if not column.curve and None not in (cases, block.cases) and cases != block.cases:
             return f"{cases} test cases, {block.cases} in the paper"
     if because := row.because or column.because:
@@ -438,17 +456,17 @@ def _why_not(
     return None
 
 
-def _changed(benchmark: Benchmark, fields: Fields, record: Record) -> list[str]:
+def _changed(benchmark: Benchmark, fields: Fields, record: Stored) -> list[str]:
     """What of the paper's recipe and of the row's fields a run did otherwise."""
     changed = []
     for name, wanted in benchmark.recipe.items():
-        have = record["recipe"].get(name)
+        have = record.recipe.get(name)
         if wanted is True and not have:
             changed.append(f"no {name}")
         elif wanted is not True and have != wanted:
             changed.append(f"{name} {have}")
     for name, values in fields.items():
-        have = record["fields"].get(name)
+        have = record.fields.get(name)
         if have is not None:
             changed += [f"{name} {f} {have.get(f)}" for f, v in values.items() if have.get(f) != v]
     return changed
@@ -471,11 +489,11 @@ def _empties(layout: Layout, compared: _Comparison, task: str) -> str:
     counts: Counter[str] = Counter()
     for row in (row for row in compared.rows if row.read == "last"):
         of_row = [found for key, found in compared.matched.items() if key[0] == row.name]
-        unique = {r["path"]: r for found in of_row for r in found if r["task"] == task}
+        unique = {r.path: r for found in of_row for r in found if r.task == task}
         for record in unique.values():
-            for name, empty in (dig(record, "empties", layout.protocol) or {}).items():
-                for kind in ("prediction", "reference"):
-                    counts[f"{name} {kind}s of {row.name}"] += empty.get(kind, 0)
+            for name, empty in record.empties.get(layout.protocol, {}).items():
+                counts[f"{name} predictions of {row.name}"] += empty.prediction
+                counts[f"{name} references of {row.name}"] += empty.reference
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "none"
 
 
@@ -489,20 +507,20 @@ def _basis(layout: Layout, block: Block, compared: _Comparison) -> list[str]:
         recipe = ", ".join(
             f"{name} {' or '.join(values)}"
             for name in BASIS
-            if (values := _distinct(brief(v) for r in done if (v := r["recipe"].get(name))))
+            if (values := _distinct(brief(v) for r in done if (v := r.recipe.get(name))))
         )
         sources = ", ".join(
-            f"{seed}: {' or '.join(_distinct(brief(r['source_sha256']) for r in members))}"
+            f"{seed}: {' or '.join(_distinct(brief(r.source_sha256) for r in members))}"
             for seed, members in evidence.by_seed(done).items()
         )
-        manifests = _distinct(brief(r.get("manifest_sha256")) for r in done)
-        cases = _distinct(str(dig(r, "cases", "test")) for r in done)
+        manifests = _distinct(brief(r.manifest_sha256) for r in done)
+        cases = _distinct(str(r.cases.test) for r in done)
         devices = _distinct(
-            f"{r['device']} {r['precision']} ({r.get('device_name') or 'unnamed'})" for r in done
+            f"{r.device} {r.precision} ({r.device_name or 'unnamed'})" for r in done
         )
         lines += [
             f"{where}: source model of seed {sources} ({recipe})",
-            f"{where}: {done[0]['data']} data {', '.join(manifests)}, "
+            f"{where}: {done[0].data} data {', '.join(manifests)}, "
             f"{' or '.join(cases)} test cases; on {', '.join(devices)}; "
             f"empty masks: {_empties(layout, compared, task)}",
         ]

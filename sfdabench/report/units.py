@@ -1,4 +1,4 @@
-"""The units in which scores are printed."""
+"""The units in which scores and times are printed."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def axis_label(metric: str, protocol: str, spacing_unit: str) -> str:
     """A metric with its unit."""
     name = NAMES.get(metric) or NAMES.get(metric.partition("_")[0]) or metric
     return f"{name} ({unit(metric, protocol, spacing_unit)})"
+
+
+def duration(seconds: float) -> str:
+    """'48 s', '12 min', '3.5 h'."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -20,6 +20,7 @@ PATHS = frozenset({"open", "os.link", "os.symlink", "os.rename", "os.truncate", 
 PROCESSES = frozenset({"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn"})
 
 _closed: frozenset[str] | None = None
+_open: frozenset[str] = frozenset()
 _breaches: list[str] = []
 _installed = False
 
@@ -33,7 +34,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
         for argument in arguments[:2]:
             if isinstance(argument, (str, bytes, os.PathLike)):
                 path = os.path.realpath(os.fsdecode(argument))
-                if path in _closed or any(str(p) in _closed for p in Path(path).parents):
+                around = [path, *map(str, Path(path).parents)]
+                if _closed.intersection(around) and not _open.intersection(around):
                     _breach(f"opened {path}")
 
 
@@ -44,16 +46,18 @@ def _breach(what: str) -> None:
 
 
 @contextlib.contextmanager
-def closed(paths: Iterable[Path]) -> Iterator[None]:
+def closed(paths: Iterable[Path], granted: Iterable[Path] = ()) -> Iterator[None]:
     """Refuse these files, and all below these folders, until the block ends.
 
+    granted: files and folders that stay open although a folder around them is closed.
     Raises ContractBreach at the attempt, and again at the end where the method swallowed it.
     """
-    global _closed, _installed
+    global _closed, _installed, _open
     if not _installed:
         sys.addaudithook(_hook)  # cannot be removed again, so one serves all runs
         _installed = True
     _breaches.clear()
+    _open = frozenset(os.path.realpath(path) for path in granted)
     _closed = frozenset(os.path.realpath(path) for path in paths)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Flags -> a run that is fully determined: task, methods, recipe, data, and the key of its record.
+"""Flags -> a run that is fully determined: its stages, what they may see, and the record's key.
 
 Nothing here needs torch, so that a run whose record exists is answered at once.
 """
@@ -10,52 +10,68 @@ import functools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import sfdabench
 from sfdabench.core import registry
+from sfdabench.core.code import entry_code, shared_code
 from sfdabench.core.dataset import Case
-from sfdabench.core.errors import BadInput, Incompatible
+from sfdabench.core.errors import AbsentData, BadInput, Incompatible
 from sfdabench.core.fields import override, pairs, plain
 from sfdabench.core.files import sha256_file
 from sfdabench.core.method import Method
 from sfdabench.core.near import unknown
+from sfdabench.core.needs import Needs
 from sfdabench.core.network import Network
 from sfdabench.core.paths import cache_root, check_writable, data_root
 from sfdabench.core.progress import Progress
+from sfdabench.core.protocol import Protocol
+from sfdabench.core.stage import Problem, SourceStage, Stage, digest
 from sfdabench.core.task import Domain, Recipe, Task
 from sfdabench.prepare.phantoms import phantom_root
 from sfdabench.prepare.planes import Preparation
 from sfdabench.prepare.split import Split, find_split
+from sfdabench.run import sources
 from sfdabench.store import records
 
 Precision = Literal["float32", "bfloat16"]
+Chain = tuple[tuple[str, Method], ...]
+MADE_BY = ("core", "models", "primitives")  # shared code that moves the numbers of every stage
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: stages 3 to 6 for one seed."""
+    """One run: the stages of one seed, and the test split that their result is scored on.
+
+    target_train: what the methods learn from; unlabelled_train: what one without labels would.
+    given_source: a source model that is there already, where the source data need not be; the
+        splits of the source are then empty if the data are not there.
+    source_stages: name -> the source-side stages that methods of the chain ask for.
+    """
 
     task_name: str
     task: Task
-    chain: tuple[tuple[str, Method], ...]
+    chain: Chain
     overrides: Mapping[str, Mapping[str, Any]]
     recipe: Recipe
     network: Network
     source_overrides: Mapping[str, Any]
     seed: int
-    profile: Literal["paper", "phantom"]
+    profile: str
     data: Literal["phantom", "real"]
     source_train: tuple[Split, ...]
     source_test: tuple[Split, ...]
     target_train: Split
+    unlabelled_train: Split
     target_test: Split
-    protocols: tuple[str, ...]
+    protocol_names: tuple[str, ...]
     device: str
     precision: Precision
     out: Path
     cache: Path
+    given_source: Stage | None = None
+    source_stages: Mapping[str, SourceStage] = dataclasses.field(default_factory=dict)
 
     @property
     def method_name(self) -> str:
@@ -73,45 +89,150 @@ class Run:
         learnt = {case.id for case in self.target_train.cases}
         return not learnt.isdisjoint(case.id for case in self.target_test.cases)
 
+    @cached_property
+    def protocols(self) -> dict[str, Protocol]:
+        """The protocols as they are where this data set is the target, by name."""
+        target = self.task.target.dataset
+        return {n: registry.load("protocols", n).on(target) for n in self.protocol_names}
+
     @property
-    def source_inputs(self) -> dict[str, Any]:
-        """All that determines the source model."""
+    def problem(self) -> Problem:
+        """What the stages are told of the task."""
+        return Problem(
+            classes=self.task.classes,
+            head=self.task.head,
+            channels=self.task.channels,
+            augmentation=self.task.augmentation,
+            source_loss=self.recipe.loss,
+        )
+
+    @cached_property
+    def recipe_inputs(self) -> dict[str, Any]:
+        """The recipe as JSON types, a file of weights by its content."""
         recipe = plain(self.recipe)
         if self.recipe.backbone_weights is not None:
             recipe["backbone_weights"] = sha256_file(self.recipe.backbone_weights)
-        return {
-            "recipe": recipe,
-            "network": plain(self.network),
-            "classes": plain(self.task.classes),
-            "head": self.task.head,
-            "train": [split.inputs for split in self.source_train],
+        return recipe
+
+    @cached_property
+    def source(self) -> Stage:
+        """The stage of the source model."""
+        if self.given_source is not None:
+            return self.given_source
+        sees: dict[str, Any] = {
+            "source": [split.inputs for split in self.source_train],
             "validation": [split.inputs for split in self.source_test],
-            "seed": self.seed,
+        }
+        if self.recipe.backbone_weights is not None:
+            sees["backbone"] = self.recipe_inputs["backbone_weights"]
+        return Stage(
+            kind="stages",
+            name="source_training",
+            fields=plain(self.recipe.training),
+            code=self._code("stages", "source_training"),
+            network=self.recipe.network,
+            network_fields=plain(self.network),
+            problem=dataclasses.replace(self.problem, augmentation=self.recipe.augmentation),
+            sees=sees,
+            seed=self.seed,
+        )
+
+    @cached_property
+    def links(self) -> tuple[Stage, ...]:
+        """The stage of each method of the chain that changes anything, each from the one before."""
+        links: list[Stage] = []
+        for name, method in self.chain:
+            if method.needs.changes:
+                links.append(self._link(name, method, links[-1] if links else self.source))
+        return tuple(links)
+
+    @property
+    def final(self) -> Stage:
+        """The stage whose model is scored."""
+        return self.links[-1] if self.links else self.source
+
+    @property
+    def unadapted(self) -> Run | None:
+        """The run that scores the source model; None where it is this run itself."""
+        if not self.links and self.method_name == "source_only":
+            return None
+        method = registry.load("methods", "source_only")()
+        return dataclasses.replace(
+            self,
+            chain=(("source_only", method),),
+            overrides={"source_only": {}},
+            source_stages={},
+            target_train=self.unlabelled_train,
+        )
+
+    def _link(self, name: str, method: Method, start: Stage) -> Stage:
+        needs = method.needs
+        source = [split.inputs for split in self.source_train]
+        sees: dict[str, Any] = {}
+        if needs.online:
+            sees["target test"] = [self.target_test.inputs]
+        else:
+            sees["target"] = [self.target_train.inputs]
+        if needs.target_labels:
+            sees["target labels"] = [self.target_train.inputs]
+        if needs.source_data:
+            sees["source"] = source
+        if needs.class_ratio:
+            sees["class ratio"] = source
+        beside = (self._source_side(needs.source_stage),) if needs.source_stage else ()
+        return Stage(
+            kind="methods",
+            name=name,
+            fields=plain(method),
+            code=self._code("methods", name),
+            network=start.network,
+            network_fields=start.network_fields,
+            problem=self.problem,
+            sees=sees,
+            seed=self.seed,
+            start=start,
+            beside=beside,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def _source_side(self, name: str) -> Stage:
+        return Stage(
+            kind="stages",
+            name=name,
+            fields=plain(self.source_stages[name]),
+            code=self._code("stages", name),
+            network=self.source.network,
+            network_fields=self.source.network_fields,
+            problem=self.problem,
+            sees={
+                "source": [split.inputs for split in self.source_train],
+                "validation": [split.inputs for split in self.source_test],
+            },
+            seed=self.seed,
+            start=self.source,
+        )
+
+    def _code(self, kind: str, name: str) -> dict[str, str]:
+        return {
+            "maker": entry_code(kind, name),
+            "network": entry_code("networks", self.recipe.network),
+            **shared_code(*MADE_BY),
         }
 
-    @property
-    def source_key(self) -> str:
-        """Name of the source model in the cache."""
-        return records.digest(self.source_inputs)
-
-    @property
-    def source_folder(self) -> Path:
-        """Where the source model is, or will be; `source.json` in it is written last."""
-        name = f"{self.task_name.partition('2')[0]}-{self.profile}-seed{self.seed}"
-        return self.cache / "sources" / f"{name}-{self.source_key[:16]}"
-
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of all inputs: the name of the record."""
-        return records.digest(
+        return digest(
             {
                 "schema": records.SCHEMA,
-                "version": sfdabench.__version__,
                 "task": self.task_name,
-                "chain": [[name, plain(method)] for name, method in self.chain],
-                "source": self.source_inputs,
-                "target": [self.target_train.inputs, self.target_test.inputs],
-                "protocols": list(self.protocols),
+                "method": self.method_name,
+                "stage": self.final.key,
+                "test": self.target_test.inputs,
+                "regions": plain(self.task.scored),
+                "protocols": {name: plain(value) for name, value in self.protocols.items()},
+                "code": shared_code("evaluate"),
                 "data": self.data,
                 "device": self.device,
                 "precision": self.precision,
@@ -144,39 +265,75 @@ def choose_device(flag: str) -> str:
     return "cpu"
 
 
-def choose_methods(
-    names: str, settings: Sequence[str], profile: str
-) -> tuple[tuple[tuple[str, Method], ...], dict[str, dict[str, Any]]]:
-    """'a+b' and --set texts -> the chain, and per method the fields that differ from defaults.
+@dataclass(frozen=True)
+class Chosen:
+    """What --method and --set stand for.
 
-    Defaults are those of the profile. In a chain a field is named `method.field` where both
-    methods have it.
+    overrides: method or source-side stage -> the fields that differ from the profile's defaults.
+    """
+
+    chain: Chain
+    source_stages: Mapping[str, SourceStage]
+    overrides: dict[str, dict[str, Any]]
+
+
+def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
+    """'a+b' and --set texts -> the chain, the source-side stages it asks for, and the overrides.
+
+    Defaults are those of the profile. A field that several of them have, and any field of a
+    source-side stage, is named `owner.field`.
     """
     wanted = names.split("+")
-    classes = {name: registry.load("methods", name) for name in wanted}
-    if len(classes) != len(wanted):
+    entries = {name: registry.load("methods", name) for name in wanted}
+    if len(entries) != len(wanted):
         raise BadInput(f"--method {names}: a method may stand in a chain once")
+    given = pairs(settings, "--set")
     changes: dict[str, dict[str, str]] = {name: {} for name in wanted}
-    for full, value in pairs(settings, "--set").items():
+    staged: dict[str, dict[str, str]] = {}
+    for full, value in given.items():
         owner, dot, field = full.rpartition(".")
-        if dot:
-            if owner not in classes:
-                raise BadInput(f"--set {full}: {unknown('method of this run', owner, classes)}")
+        if dot and owner in entries:
             changes[owner][field] = value
-            continue
-        owners = [n for n in wanted if full in {f.name for f in dataclasses.fields(classes[n])}]
-        if len(owners) > 1:
-            raise BadInput(f"--set {full}: {' and '.join(owners)} have it; say {owners[0]}.{full}")
-        changes[(owners or wanted)[0]][full] = value
-    chain, differing = [], {}
+        elif dot:
+            staged.setdefault(owner, {})[field] = value
+        else:
+            owners = [n for n in wanted if full in {f.name for f in dataclasses.fields(entries[n])}]
+            if len(owners) > 1:
+                raise BadInput(
+                    f"--set {full}: {' and '.join(owners)} have it; say {owners[0]}.{full}"
+                )
+            changes[(owners or wanted)[0]][full] = value
+    chain, overrides = [], {}
     for name in wanted:
-        usual = classes[name].phantom if profile == "phantom" else {}
-        default = override(classes[name](), usual, owner=f"method {name}, phantom")
-        method = override(default, changes[name], owner=f"method {name}")
+        method, overrides[name] = _configured("method", name, entries[name], changes[name], profile)
         chain.append((name, method))
-        before, after = plain(default), plain(method)
-        differing[name] = {f: after[f] for f in changes[name] if after[f] != before[f]}
-    return tuple(chain), differing
+    stages = dict.fromkeys(m.needs.source_stage for _, m in chain if m.needs.source_stage)
+    for owner in staged.keys() - stages.keys():
+        known = [*entries, *stages]
+        field = next(iter(staged[owner]))
+        raise BadInput(
+            f"--set {owner}.{field}: {unknown('method or stage of this run', owner, known)}"
+        )
+    source_stages = {}
+    for name in stages:
+        entry = registry.load("stages", name)
+        source_stages[name], different = _configured(
+            "stage", name, entry, staged.get(name, {}), profile
+        )
+        if different:
+            overrides[name] = different
+    return Chosen(tuple(chain), source_stages, overrides)
+
+
+def _configured(
+    kind: str, name: str, entry: Any, changes: Mapping[str, str], profile: str
+) -> tuple[Any, dict[str, Any]]:
+    """The entry with its profile's values and the changes, and those that differ from them."""
+    usual = entry.phantom if profile == "phantom" else {}
+    default = override(entry(), usual, owner=f"{kind} {name}, phantom")
+    value = override(default, changes, owner=f"{kind} {name}")
+    before, after = plain(default), plain(value)
+    return value, {f: after[f] for f in changes if after[f] != before[f]}
 
 
 def choose_recipe(
@@ -218,9 +375,7 @@ def choose_recipe(
     return recipe, network, differing | {n: plain(network)[n] for n in rest}
 
 
-def check_fit(
-    chain: Sequence[tuple[str, Method]], task: str, head: str, network: str, built: Network
-) -> None:
+def check_fit(chain: Chain, task: str, head: str, network: str, built: Network) -> None:
     """Raises Incompatible where a method is not defined for the task's head or its network."""
     for name, method in chain:
         if head not in method.needs.heads:
@@ -236,7 +391,7 @@ def check_fit(
             )
 
 
-def check_order(chain: Sequence[tuple[str, Method]], protocols: Sequence[str]) -> None:
+def check_order(chain: Chain, protocols: Sequence[str]) -> None:
     """Raises Incompatible where something else would predict with a model that learns meanwhile."""
     for name, method in chain[:-1]:
         if method.needs.online:
@@ -249,6 +404,36 @@ def check_order(chain: Sequence[tuple[str, Method]], protocols: Sequence[str]) -
             )
 
 
+def asks_for_source(needs: Needs) -> bool:
+    """Whether a method needs source images, labels or what only they can give."""
+    return needs.source_data or needs.class_ratio or needs.source_stage is not None
+
+
+class Data:
+    """Finds splits under the root of real data, or in phantoms; each data set is scanned once."""
+
+    def __init__(self, root: Path | None, cache: Path, progress: Progress) -> None:
+        self.root, self.cache, self.progress = root, cache, progress
+        self._scans: dict[tuple[str, Path], dict[str, list[Case]]] = {}
+        self._phantom = functools.cache(self._draw)  # every look at a phantom looks at all files
+
+    def _draw(self, name: str) -> Path:
+        dataset = registry.load("datasets", name)()
+        return phantom_root(name, dataset, self.cache, self.progress.say)
+
+    def split(
+        self, task: Task, domain: Domain, pattern: str, role: str, size: int, *, labelled: bool
+    ) -> Split:
+        """The split of a domain in a role. Raises DataFault as `find_split` does."""
+        name = domain.dataset
+        where = self._phantom(name) if self.root is None else self.root
+        scans = self._scans.setdefault((name, where), {})
+        how = Preparation.of(task, domain, size, role)
+        return find_split(
+            name, pattern, where, self.cache, scans, how, self.progress, labelled=labelled
+        )
+
+
 def resolve(
     *,
     method: str,
@@ -256,70 +441,129 @@ def resolve(
     seed: int,
     data: Path | None,
     out: Path,
-    profile: str | None,
+    profile: str | None = None,
     settings: Sequence[str] = (),
     source_settings: Sequence[str] = (),
+    source: str | None = None,
     device: str = "auto",
     precision: Precision = "float32",
     protocols: Sequence[str] = (),
     phantom: bool = False,
+    source_data: bool = True,
     progress: Progress | None = None,
 ) -> Run:
     """Check every flag and find the data; raises BadInput before anything is computed.
 
+    source: an imported or cached source model, by name or by the first digits of its key.
     phantom: take the phantom, whatever SFDABENCH_DATA says.
+    source_data: whether the source matters; without it the run can be predicted, not carried out.
     """
     progress = progress or Progress(quiet=True)
     task = registry.canonical("tasks", task)
     value: Task = registry.load("tasks", task)
     root = None if phantom else data_root(data)
     kind: Literal["phantom", "real"] = "phantom" if root is None else "real"
-    chosen = profile or ("phantom" if root is None else "paper")
+    default = "phantom" if root is None else "paper"
+    chosen = profile or default
     if chosen not in value.profiles:
         raise BadInput(f"--profile {chosen}: {unknown('profile', chosen, value.profiles)}")
-    chain, overrides = choose_methods(method, settings, chosen)
-    recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
-    check_fit(chain, task, value.head, recipe.network, network)
-    scored = tuple(dict.fromkeys((*value.protocols, *protocols)))
-    check_order(chain, scored)
+    methods = choose_methods(method, settings, chosen)
     cache = cache_root()
+    given = None if source is None else sources.find(cache, source)
+    if given is not None:
+        source_settings = sources.settings_of(given, source_settings)
+    recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
+    check_fit(methods.chain, task, value.head, recipe.network, network)
+    scored = tuple(dict.fromkeys((*value.protocols, *protocols)))
+    check_order(methods.chain, scored)
     check_writable(out, "--out", need_bytes=100 * 2**20)
     check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
     chosen_device = choose_device(device)
-    found: dict[tuple[str, Path], dict[str, list[Case]]] = {}
-
-    @functools.cache  # every look at a phantom looks at all of its files
-    def phantom_of(name: str) -> Path:
-        return phantom_root(name, registry.load("datasets", name)(), cache, progress.say)
-
-    def split(domain: Domain, pattern: str, role: str, labelled: bool) -> Split:
-        where = phantom_of(domain.dataset) if root is None else root
-        memo = found.setdefault((domain.dataset, where), {})
-        how = Preparation.of(value, domain, recipe.size, role)
-        name = domain.dataset
-        return find_split(name, pattern, where, cache, memo, how, progress, labelled=labelled)
-
-    oracle = any(m.needs.target_labels for _, m in chain)
+    files = Data(root, cache, progress)
+    needs = [m.needs for _, m in methods.chain]
+    oracle = any(n.target_labels for n in needs)
     target = value.target
     learnt = target.oracle if oracle and target.oracle else target.train
-    return Run(
+    run = Run(
         task_name=task,
         task=value,
-        chain=chain,
-        overrides=overrides,
+        chain=methods.chain,
+        overrides=methods.overrides,
         recipe=recipe,
         network=network,
         source_overrides=source_overrides,
         seed=seed,
-        profile=chosen,  # type: ignore[arg-type]
+        profile=chosen,
         data=kind,
-        source_train=tuple(split(d, d.train, "source", True) for d in value.source),
-        source_test=tuple(split(d, d.test, "source test", True) for d in value.source),
-        target_train=split(target, learnt, "target", oracle),
-        target_test=split(target, target.test, "target test", True),
-        protocols=scored,
+        source_train=(),
+        source_test=(),
+        target_train=files.split(value, target, learnt, "target", recipe.size, labelled=oracle),
+        unlabelled_train=files.split(
+            value, target, target.train, "target", recipe.size, labelled=False
+        ),
+        target_test=files.split(
+            value, target, target.test, "target test", recipe.size, labelled=True
+        ),
+        protocol_names=scored,
         device=chosen_device,
         precision=precision,
         out=out.resolve(),
         cache=cache,
+        given_source=given,
+        source_stages=methods.source_stages,
     )
+    if given is not None:
+        sources.check_fits(given, run.problem, task)
+    if (given is not None and not any(asks_for_source(n) for n in needs)) or not source_data:
+        return run
+    return _with_source(run, files, needs)
+
+
+def _with_source(run: Run, files: Data, needs: Sequence[Needs]) -> Run:
+    """The run with the splits of its source, or with the one source model in the cache that fits.
+
+    Raises AbsentData where the data are not there and a method needs them or no model fits.
+    """
+    task, size = run.task, run.recipe.size
+    try:
+        return dataclasses.replace(
+            run,
+            source_train=tuple(
+                files.split(task, d, d.train, "source", size, labelled=True) for d in task.source
+            ),
+            source_test=tuple(
+                files.split(task, d, d.test, "source test", size, labelled=True)
+                for d in task.source
+            ),
+        )
+    except AbsentData as error:
+        asking = [name for name, method in run.chain if asks_for_source(method.needs)]
+        if asking:
+            raise AbsentData(
+                f"{error}\n{' and '.join(asking)} needs the source data; a source model alone is "
+                f"enough for methods of setting SFDA: {', '.join(_source_free())}"
+            ) from error
+        alike = sources.alike(run.cache, run)
+        if len(alike) == 1:
+            files.progress.say(
+                "the source data are not there; starts from the source model "
+                f"{alike[0].folder_name} in the cache"
+            )
+            return dataclasses.replace(run, given_source=alike[0])
+        several = ", ".join(stage.folder_name for stage in alike)
+        cure = (
+            f"name one of these source models with --source: {several}"
+            if alike
+            else "bring a source model: `sfdabench source import FILE --task "
+            f"{run.task_name} --network {run.recipe.network}`, then --source NAME"
+        )
+        raise AbsentData(f"{error}\n{cure}") from error
+
+
+def _source_free() -> list[str]:
+    """The methods that need nothing of the source but its model."""
+    return [
+        name
+        for name in registry.names("methods")
+        if not asks_for_source(registry.load("methods", name)().needs)
+    ]

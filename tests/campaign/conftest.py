@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from sfdabench.campaign.workers import Flags
 from sfdabench.core.paths import shipped
 from sfdabench.store import records
 
@@ -31,11 +30,11 @@ def tell(monkeypatch, tmp_path):
     told = tmp_path / "told.json"
     told.write_text("{}")
 
-    def command(self, run):
+    def command(request, run):
         words = (template, told, run.record_path, run.method_name, run.seed)
         return (sys.executable, "-c", WORKER, *map(str, words))
 
-    monkeypatch.setattr(Flags, "command", command)
+    monkeypatch.setattr("sfdabench.campaign.workers.command", command)
     return lambda what: told.write_text(json.dumps(what))
 
 

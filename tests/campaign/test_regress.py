@@ -385,7 +385,7 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
 
 def test_a_worker_that_leaves_no_record_is_a_failed_run(folder, sfdabench, monkeypatch):
     done = (sys.executable, "-c", 'print(\'{"status": "done"}\')')
-    monkeypatch.setattr("sfdabench.campaign.workers.Flags.command", lambda *_: done)
+    monkeypatch.setattr("sfdabench.campaign.workers.command", lambda *_: done)
     monkeypatch.setattr(regress, "default_folder", lambda: folder)
     monkeypatch.setattr("sfdabench.campaign.portable.unpack", lambda *_: None)
     put(folder)

@@ -16,6 +16,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.run.plan import resolve
+from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
 
 QUIET = Progress(quiet=True)
@@ -67,9 +68,11 @@ def mini(tmp_path):
     return tmp_path / "mini"
 
 
-def make(mini, **changes):
-    given = {"out": mini.parent / "out", "tasks": ["tiny"], "device": "cpu"}
-    return plan(str(mini), **(given | changes), progress=QUIET)
+def make(mini, *, tasks=("tiny",), seeds=None, retry_failed=False, **changes):
+    """`changes` are fields of the base request."""
+    base = RunRequest(**({"out": mini.parent / "out", "device": "cpu"} | changes))
+    how = {"tasks": tasks, "seeds": seeds, "retry_failed": retry_failed}
+    return plan(str(mini), base, **how, progress=QUIET)
 
 
 def names(sweep):
@@ -196,7 +199,7 @@ def test_bad_flags(mini, changes, message):
 
 def test_bad_benchmarks(mini):
     with pytest.raises(BadInput, match="unknown benchmark 'cbtm': did you mean cbmt"):
-        plan("cbtm", out=mini, progress=QUIET)
+        plan("cbtm", RunRequest(out=mini), progress=QUIET)
     (mini / "benchmark.toml").write_text(BENCHMARK.replace("ema = 0.98", "emma = 0.98"))
     with pytest.raises(BadInput, match="did you mean ema"):
         make(mini)
@@ -382,7 +385,7 @@ def test_the_cores_are_shared_by_what_there_is_to_run(mini, sfdabench, monkeypat
 
 def test_a_worker_without_a_record_has_failed(mini, sfdabench, monkeypatch):
     monkeypatch.setattr(
-        "sfdabench.campaign.workers.Flags.command",
+        "sfdabench.campaign.workers.command",
         lambda *_: (sys.executable, "-c", 'print(\'{"status": "done"}\')'),
     )
     flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out")

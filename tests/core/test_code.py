@@ -127,11 +127,12 @@ def edit(path, old, new):
 
 
 ALL = [("methods", "cbmt"), ("networks", "unet_small"), ("datasets", "refuge")]
+ALL += [("stages", "source_training")]
 
 
 def test_released_code_is_a_revision_and_is_not_parsed(package, monkeypatch):
     monkeypatch.setattr(ast, "parse", lambda *_: pytest.fail("parsed"))
-    assert [code.entry_code(*entry) for entry in ALL] == ["r1"] * 3
+    assert [code.entry_code(*entry) for entry in ALL] == ["r1"] * 4
     assert code.entry_code("datasets", "btcv") == code.entry_code("datasets", "malbcv") == "r1"
     assert code.shared_code(*code.GROUPS) == dict.fromkeys(code.GROUPS, "r1")
     assert code.shared_code("models", "core") == {"core": "r1", "models": "r1"}
@@ -161,7 +162,7 @@ def test_an_entry_that_is_not_released_is_a_digest(package):
         ("models", "models/unet.py"),
         ("primitives", "primitives/losses.py"),
         ("prepare", "prepare/planes.py"),
-        ("datasets", "datasets/_volumes.py"),
+        ("datasets", "formats/volumes.py"),
         ("evaluate", "evaluate/metrics.py"),
     ],
 )

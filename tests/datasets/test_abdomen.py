@@ -12,9 +12,9 @@ from pydicom.uid import JPEG2000Lossless
 
 from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import AbsentData, DataFault
-from sfdabench.datasets._volumes import coincide, save_over
 from sfdabench.datasets.chaos import CHAOS
 from sfdabench.datasets.malbcv import MALBCV, PHANTOM_AXES
+from sfdabench.formats.volumes import coincide, save_over
 from sfdabench.phantoms import abdomen as phantom
 
 SEED = 3

@@ -8,8 +8,8 @@ import pytest
 
 from sfdabench.core.dataset import Case
 from sfdabench.core.errors import AbsentData, BadInput, DataFault
-from sfdabench.datasets._volumes import original, read_nifti, write_nifti
 from sfdabench.datasets.brats2018 import BraTS2018, _patient, splits
+from sfdabench.formats.volumes import original, read_nifti, write_nifti
 from sfdabench.phantoms import brain
 from sfdabench.prepare.verify import verify
 

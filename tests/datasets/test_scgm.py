@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sfdabench.core.errors import AbsentData, DataFault
-from sfdabench.datasets._volumes import read_nifti, write_nifti
 from sfdabench.datasets.scgm import SCGM
+from sfdabench.formats.volumes import read_nifti, write_nifti
 from sfdabench.phantoms import spinal_cord
 from sfdabench.prepare.verify import verify
 

@@ -8,7 +8,7 @@ from torch import nn
 from sfdabench.core import registry
 from sfdabench.core.streams import Clock, Stream
 from sfdabench.evaluate.predict import evaluating, predict, seal, unseal
-from sfdabench.prepare.arrays import Prepared
+from sfdabench.prepare.arrays import Prepared, PreparedCase
 from sfdabench.prepare.planes import Geometry
 
 TASK = registry.load("tasks", "refuge2drishti")
@@ -24,12 +24,15 @@ class Bright(nn.Module):
         return images[:, :1] * 20
 
 
-def split(shape=(16, 16), box=(0, 0, 16, 16), counts=(1, 1)):
-    place, count = Geometry(shape, box), len(counts)
-    shape, spacing = (3, 16, 16), (None,) * count
-    return Prepared(
-        Path(), ("a", "b")[:count], counts, (place,) * count, spacing, True, "uint8", shape, counts
-    )
+def split(shape=(16, 16), box=(0, 0, 16, 16), planes=(1, 1)):
+    place = Geometry(shape, box)
+    cases = [
+        PreparedCase(
+            "ab"[i], count, place, None, packed=0, first_plane=sum(planes[:i]), first_byte=0
+        )
+        for i, count in enumerate(planes)
+    ]
+    return Prepared(Path(), None, tuple(cases), "uint8", (3, 16, 16))
 
 
 def masks_of(model, split, task, protocols=PROTOCOLS):
@@ -70,7 +73,7 @@ def test_a_box_may_reach_beyond_the_frame():
 
 
 def test_planes_become_volumes():
-    (volume,) = masks_of(Bright(), split((2, 16, 16), counts=(2,)), ONE)
+    (volume,) = masks_of(Bright(), split((2, 16, 16), planes=(2,)), ONE)
     assert volume["strict"].shape == (1, 2, 16, 16)
     assert volume["strict"].sum(axis=(0, 2, 3)).tolist() == [16, 0]
 

@@ -103,7 +103,7 @@ def draw(
 def _unit(parts: Sequence[Comparison], protocol: str, metric: str) -> str:
     """The label of the axis that the panels share."""
     found = {
-        units.axis_label(metric, protocol, run["spacing_unit"])
+        units.axis_label(metric, protocol, run.spacing_unit)
         for part in parts
         for variant in part.variants
         for run in variant.runs
@@ -120,6 +120,10 @@ def _bars(
     found: dict[str, dict[str, Bar]] = {}
     for variant in part.variants:
         by_seed = [scores.by_case(part.path(run), protocol, metric) for run in variant.runs]
+        for run, one in zip(variant.runs, by_seed, strict=True):
+            if one.keys() != by_seed[0].keys():
+                both = f"{run.path} and {variant.runs[0].path}"
+                raise BadInput(f"{both}: scores of other classes; run one again with --force")
         found[variant.name] = {}
         for name in (name for name in by_seed[0] if not classes or name in classes):
             known = [[one[name].get(case) for one in by_seed] for case in by_seed[0][name]]

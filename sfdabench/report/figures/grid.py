@@ -55,9 +55,11 @@ def choose(compared: Comparison, judge: Variant, seed: int) -> dict[str, str]:
 
 def dice_by_case(compared: Comparison, variant: Variant, seed: int) -> dict[str, float]:
     """Case -> strict Dice in percent, mean over what is scored."""
-    run = next(run for run in variant.runs if run["seed"] == seed)
+    run = next(run for run in variant.runs if run.seed == seed)
     by_class = scores.by_case(compared.path(run), "strict", "dice").values()
     cases = next(iter(by_class))
+    if any(one.keys() != cases.keys() for one in by_class):
+        raise BadInput(f"{run.path}: its classes are of other cases; run it again with --force")
     # "strict" gives every case of every class a Dice.
     return {case: sum(one[case] or 0.0 for one in by_class) / len(by_class) for case in cases}
 

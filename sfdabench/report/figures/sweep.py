@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report.figures import scores, style
-from sfdabench.report.runs import Comparison, Record, Variant
+from sfdabench.report.runs import Comparison, Variant
 from sfdabench.store import labels
+from sfdabench.store.records import Stored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +50,8 @@ def draw(
         _points(axes, runs, lambda run: _best(run, protocol), best, "best epoch (oracle)")
         _points(axes, runs, lambda run: _last(run, protocol), last, "last epoch (deployed)")
         every = [run for of_value in runs for run in of_value]
-        axes.axhline(scores.unadapted(every, protocol), label="source_only", **style.BASELINE)
+        start = scores.unadapted_mean(compared, every, protocol)
+        axes.axhline(start, label="source_only", **style.BASELINE)
         axes.set_xticks(range(len(values)), [labels.text(value) for value in values])
         axes.set_xlabel(f"{field} of {method} (evenly spaced)")
         axes.set_ylabel("Dice, mean over classes (%)")
@@ -62,7 +64,7 @@ def draw(
             [
                 style.seeds([by_value[value].seeds for value in values]),
                 "bars: range over seeds" if several else "",
-                f"n = {every[0]['cases']['test']} test cases",
+                f"n = {every[0].cases.test} test cases",
                 f"protocol {protocol}",
                 "the best epoch is picked on test labels, which no user has",
             ],
@@ -78,12 +80,12 @@ def _by_value(compared: Comparison, method: str, field: str) -> dict[Any, Varian
     found: dict[Any, Variant] = {}
     for variant in compared.variants:
         record = variant.runs[0]
-        if record["method"] != method:
+        if record.method != method:
             continue
-        known = record["fields"][method]
+        known = record.fields[method]
         if field not in known:
             raise BadInput(f"--field {field}: {unknown(f'field of {method}', field, known)}")
-        if set(record["overrides"][method]) <= {field}:
+        if set(record.overrides.get(method, {})) <= {field}:
             value = known[field]
             found[value if isinstance(value, (int, float)) else labels.text(value)] = variant
     return found
@@ -94,21 +96,21 @@ def _order(value: Any) -> tuple[bool, Any]:
     return (isinstance(value, str), value)
 
 
-def _last(run: Record, protocol: str) -> float:
+def _last(run: Stored, protocol: str) -> float:
     return scores.mean_dice(scores.scored(run, protocol))
 
 
-def _best(run: Record, protocol: str) -> float:
+def _best(run: Stored, protocol: str) -> float:
     scores.scored(run, protocol)
-    if not run["audit"]:
-        raise BadInput(f"{run['path']}: {run['method']} has no epochs to sweep over")
-    return scores.mean_dice(run["audit"]["best"]["scores"][protocol])
+    if run.audit is None:
+        raise BadInput(f"{run.path}: {run.method} has no epochs to sweep over")
+    return scores.mean_dice(run.audit.best.scores[protocol])
 
 
 def _points(
     axes: Axes,
-    runs: Sequence[Sequence[Record]],
-    score: Callable[[Record], float],
+    runs: Sequence[Sequence[Stored]],
+    score: Callable[[Stored], float],
     ink: style.Ink,
     label: str,
 ) -> None:

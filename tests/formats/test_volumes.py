@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sfdabench.core.errors import DataFault
-from sfdabench.datasets import _volumes as volumes
+from sfdabench.formats import volumes
 
 STEPS = {"R": 2.0, "A": 3.0, "S": 5.0}  # mm along the world's axes
 OPPOSITE = dict(zip("RASLPI", "LPIRAS", strict=True))

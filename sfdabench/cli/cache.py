@@ -1,0 +1,51 @@
+"""`sfdabench cache`: what lies in the cache, and room."""
+
+from __future__ import annotations
+
+import click
+
+from sfdabench.cli.groups import Group
+
+
+@click.group(cls=Group)
+def cache() -> None:
+    """List and clear prepared data, phantoms and stages."""
+
+
+@cache.command(name="list")
+def list_() -> None:
+    """List what the cache holds, with sizes and ages."""
+    from sfdabench.core.paths import cache_root
+    from sfdabench.report.artefacts import cache_table
+    from sfdabench.run.cache import entries
+
+    root = cache_root()
+    click.echo(cache_table(root, entries(root)))
+
+
+@cache.command()
+@click.argument("names", nargs=-1)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(["prepared", "phantoms", "manifests", "stages", "imported", "unfinished"]),
+    help="Only this kind; repeatable. Imported source models go only where named.",
+)
+@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Unused so long.")
+@click.option("--dry-run", is_flag=True, help="Say what would go.")
+def clear(
+    names: tuple[str, ...], kinds: tuple[str, ...], older_than: float | None, dry_run: bool
+) -> None:
+    """Remove entries of the cache: NAMES, kinds, or all but imported source models.
+
+    What a running process holds stays.
+    """
+    from sfdabench.core.paths import cache_root
+    from sfdabench.run.cache import clear as clear_cache
+
+    cleared = clear_cache(cache_root(), names, kinds, older_than, dry_run=dry_run)
+    for line in cleared.kept:
+        click.echo(line, err=True)
+    verb = "would free" if dry_run else "freed"
+    click.echo(f"{verb} {cleared.bytes / 2**20:.0f} MiB in {cleared.count} entries")

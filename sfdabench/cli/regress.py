@@ -1,0 +1,52 @@
+"""`sfdabench regress`: the reference runs again, and what moved."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import click
+
+from sfdabench.cli import options
+from sfdabench.core.errors import BadInput
+
+
+@click.command()
+@click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; repeatable.")
+@click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method.")
+@options.jobs
+@click.option("--update", is_flag=True, help="Write what is measured as the reference.")
+@click.option("--reason", help="Why the scores may move: a line of the change log. With --update.")
+@click.option("--json", "as_json", is_flag=True, help="One object on standard output.")
+@options.plugins
+def regress(
+    tasks: tuple[str, ...],
+    methods: tuple[str, ...],
+    jobs: int,
+    update: bool,
+    reason: str | None,
+    as_json: bool,
+) -> int:
+    """Repeat the runs of results/reference on the phantom and say which scores moved.
+
+    Exit code 1 where a score moved beyond its tolerance, a claim fails or a run does.
+    """
+    from sfdabench.campaign import regress as regression
+    from sfdabench.core.progress import Progress
+    from sfdabench.report import plans
+
+    progress, folder = Progress(), regression.default_folder()
+    if update and not (reason or "").strip():
+        raise BadInput("--update: say with --reason TEXT why the scores may move")
+    if reason is not None and not update:
+        raise BadInput("--reason: goes with --update; without it nothing is written")
+    call = regression.regress
+    if update:
+        changelog = regression.changelog_folder()
+        call = partial(regression.update, changelog=changelog, reason=str(reason))
+    try:
+        result = call(folder, tasks=tasks, methods=methods, jobs=jobs, progress=progress)
+    except KeyboardInterrupt:
+        raise click.Abort("interrupted; nothing is written, and the next one starts anew") from None
+    click.echo(json.dumps(result.summary) if as_json else plans.regression(result))
+    return 1 if result.failed or result.claims or not (update or result.sound) else 0

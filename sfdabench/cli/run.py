@@ -1,0 +1,92 @@
+"""`sfdabench run`: one method on one task, over one or several seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from sfdabench.cli import options
+from sfdabench.core.errors import BadInput
+from sfdabench.run.request import FLAGS, RunRequest
+
+if TYPE_CHECKING:
+    from sfdabench.run.plan import Run
+    from sfdabench.store.records import Record
+
+
+def _stop_with_stdin(_: click.Context, __: click.Parameter, given: bool) -> None:
+    """Leave at once when standard input closes; what is saved is whole at any moment."""
+    if not given:
+        return
+    import threading
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            continue
+        os._exit(130)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@click.command()
+@options.request(*FLAGS)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Run SEED, SEED+1, ...")
+@click.option("--force", is_flag=True, help="Run again although a record exists.")
+@click.option("--json", "as_json", is_flag=True, help="One object a run on standard output.")
+@click.option(
+    "--stop-with-stdin",
+    is_flag=True,
+    hidden=True,  # of the workers of `sweep` and `regress`, which must not outlive them
+    expose_value=False,
+    callback=_stop_with_stdin,
+)
+@options.plugins
+def run(request: RunRequest, seeds: int, force: bool, as_json: bool) -> int:
+    """Adapt a source model to a task's target, score it, and keep a record.
+
+    Without data the task runs on its phantom, and says so.
+    """
+    from sfdabench.core.paths import from_here
+    from sfdabench.core.progress import Progress
+    from sfdabench.report import plans, scores
+    from sfdabench.store.records import read
+
+    progress = Progress()
+    numbers = range(request.seed, request.seed + seeds)
+    planned = [dataclasses.replace(request, seed=seed).resolve(progress) for seed in numbers]
+    failures = 0
+    for each in planned:
+        progress.say(plans.heading(each))
+        path, record = each.record_path, None
+        if path.exists() and not force:
+            record = read(path)
+        if record is None or not record.done:
+            from sfdabench.run.runner import execute
+
+            record = execute(each, progress, force=force)
+        else:
+            progress.say(f"found {from_here(path)}")
+        failures += not record.done
+        before = _unadapted(record, each) if record.done else None
+        if as_json:
+            click.echo(json.dumps(scores.summary(record, before, path)))
+        elif not record.done:
+            click.echo(scores.failure(record, path), err=True)
+        else:
+            click.echo(scores.comparison(record, before, path))
+    return 1 if failures else 0
+
+
+def _unadapted(record: Record, run: Run) -> Record | None:
+    """The record of the source model, to compare with; a line says where it is missing."""
+    from sfdabench.store.records import unadapted_of
+
+    try:
+        return unadapted_of(record, run.out)
+    except BadInput as error:
+        click.echo(f"sfdabench: {error}; no unadapted scores to compare with", err=True)
+        return None

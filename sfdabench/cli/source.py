@@ -1,0 +1,90 @@
+"""`sfdabench source`: source models that are there already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sfdabench.cli import options
+from sfdabench.cli.groups import Group
+
+
+@click.group(cls=Group)
+def source() -> None:
+    """Bring, list, show and export source models."""
+
+
+@source.command(name="import")
+@click.argument("file", type=options.PATH)
+@click.option("--task", required=True, help="Whose classes, channels and preprocessing it has.")
+@click.option("--network", help="A name from `sfdabench list networks`. Default: the profile's.")
+@click.option("--name", help="What --source will call it. Default: the file's name.")
+@click.option("--profile", default="paper", show_default=True, help="Whose size and network.")
+@options.option("source_settings", help="Size, or a field of the network, such as width=16.")
+@options.plugins
+def import_(
+    file: Path,
+    task: str,
+    network: str | None,
+    name: str | None,
+    profile: str,
+    source_settings: tuple[str, ...],
+) -> None:
+    """Bring a trained segmenter of your own: safetensors, or a state dict of torch.save.
+
+    It needs no source data afterwards: `sfdabench run --source NAME`.
+    """
+    from sfdabench.core.paths import cache_root
+    from sfdabench.run import sources
+
+    artefact = sources.import_file(
+        file,
+        cache=cache_root(),
+        task=task,
+        network=network,
+        profile=profile,
+        settings=source_settings,
+        name=name,
+    )
+    called = sources.name_of(artefact.stage)
+    click.echo(
+        f"{called}: {artefact.stage.network}, weights {artefact.card.sha256[:12]}\n"
+        f"next: sfdabench run --method cbmt --task {task} --source {called} --data DIR"
+    )
+
+
+@source.command(name="list")
+def list_() -> None:
+    """List the source models in the cache, imported and trained."""
+    from sfdabench.core.paths import cache_root
+    from sfdabench.report import artefacts
+    from sfdabench.run import sources
+
+    rows = [sources.row(artefact) for artefact in sources.every(cache_root())]
+    click.echo(artefacts.source_table(rows))
+
+
+@source.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Show what a source model was made from, as JSON."""
+    from sfdabench.core.paths import cache_root
+    from sfdabench.run import sources
+
+    card = sources.find_artefact(cache_root(), name).card
+    click.echo(json.dumps(card.model_dump(mode="json"), indent=1))
+
+
+@source.command()
+@click.argument("name")
+@click.argument("file", type=options.PATH)
+def export(name: str, file: Path) -> None:
+    """Write a source model to FILE.safetensors, which `source import` reads elsewhere."""
+    from sfdabench.core.paths import cache_root
+    from sfdabench.run import sources
+
+    artefact = sources.find_artefact(cache_root(), name)
+    sources.export(artefact, file)
+    click.echo(f"wrote {file}, weights {artefact.card.sha256[:12]}", err=True)

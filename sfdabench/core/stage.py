@@ -1,0 +1,152 @@
+"""A stage: whatever is made once from its inputs, as a value that is named by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
+from sfdabench.core.fields import override, plain
+from sfdabench.core.method import Method, Paper
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sfdabench.core.context import SourceContext
+
+Kind = Literal["stages", "methods", "imported"]
+SHORT = 16  # digits of a key in names of files
+
+
+def digest(inputs: Mapping[str, Any]) -> str:
+    """The hash of plain values, whatever the order of their names."""
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class SourceStage:
+    """Something that is trained on the source side, before the target is seen.
+
+    Fields are the hyper-parameters, each default with its provenance in a comment. A stage is one
+    file in `stages/`; it starts from a fresh network ("source_training") or from the source model.
+
+    paper: the publication, None for a stage of ours.
+    revision: a number that is raised when the stage's numbers change.
+    phantom: field values of the phantom profile. smoke: those that make it take seconds.
+    """
+
+    paper: ClassVar[Paper | None] = None
+    revision: ClassVar[int] = 1
+    phantom: ClassVar[Mapping[str, Any]] = {}
+    smoke: ClassVar[Mapping[str, Any]] = {}
+
+    def train(self, context: SourceContext) -> nn.Module:
+        """Return the trained module; `context` is all that may be used."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a stage is told of a task: neither a file nor the name of a data set.
+
+    classes: name -> label values. augmentation, source_loss: see `Context`.
+    """
+
+    classes: Mapping[str, tuple[int, ...]]
+    head: str
+    channels: int
+    augmentation: str
+    source_loss: str
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the logits."""
+        return len(self.classes) + (self.head == "softmax")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing to make: a source model, a source-side module, an adapted model, an imported one.
+
+    kind, name: the registry entry that makes it, or "imported" and the name it was given.
+    fields: the entry's field values, as JSON types.
+    code: names of code -> revision or digest of what makes it (`core.code`).
+    network, network_fields: the registry entry that builds the segmenter.
+    sees: role -> the splits whose images, and where the role says so labels, it may read; each
+        split as the plain values that determine its arrays.
+    start: the stage whose model it begins with. beside: stages whose modules it is given.
+    device, precision: where and how it computes, as far as its numbers depend on that; source
+        stages are shared by all devices, so theirs is None.
+    """
+
+    kind: Kind
+    name: str
+    fields: Mapping[str, Any]
+    code: Mapping[str, str]
+    network: str
+    network_fields: Mapping[str, Any]
+    problem: Problem
+    sees: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    start: Stage | None = None
+    beside: tuple[Stage, ...] = ()
+    device: str | None = None
+    precision: str = "float32"
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of everything above; earlier stages count by their own keys."""
+        values = self.plain() | {
+            "start": None if self.start is None else self.start.key,
+            "beside": [stage.key for stage in self.beside],
+        }
+        return digest(values)
+
+    @property
+    def folder_name(self) -> str:
+        """The name of its artefact in the cache."""
+        return f"{self.name}-{self.key[:SHORT]}"
+
+    @property
+    def order(self) -> tuple[Stage, ...]:
+        """The stages before it, and itself, each after those that it is made from."""
+        before = [*([self.start] if self.start else []), *self.beside]
+        ordered = {stage.key: stage for earlier in before for stage in earlier.order}
+        return (*ordered.values(), self)
+
+    def maker(self) -> SourceStage | Method:
+        """The entry with these field values. Raises BadInput where it no longer takes them."""
+        if self.kind == "imported":
+            raise BadInput(
+                f"source model {self.name}: its file is no longer in the cache; import it again "
+                "with `sfdabench source import`"
+            )
+        entry = registry.load(self.kind, self.name)
+        return override(entry(), self.fields, owner=f"{self.kind.removesuffix('s')} {self.name}")
+
+    def plain(self) -> dict[str, Any]:
+        """The stage as JSON types, earlier stages included; `Stage.read` is the way back."""
+        values = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        values["start"] = None if self.start is None else self.start.plain()
+        values["beside"] = [stage.plain() for stage in self.beside]
+        return values
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Stage:
+        """The stage that `plain` described. Raises KeyError or TypeError for other values."""
+        start, problem = values["start"], values["problem"]
+        classes = {name: tuple(labels) for name, labels in problem["classes"].items()}
+        return cls(
+            **values
+            | {
+                "problem": Problem(**problem | {"classes": classes}),
+                "start": None if start is None else cls.read(start),
+                "beside": tuple(cls.read(stage) for stage in values["beside"]),
+            }
+        )

@@ -1,0 +1,1 @@
+"""File formats in and out: pictures and NIfTI volumes, whatever the data set."""

@@ -1,0 +1,165 @@
+"""What a stage left in the cache: its weights, a card that describes them, and sealed masks.
+
+Needs no torch but to read weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.files import read_typed, sha256_file, write_hashed
+from sfdabench.core.stage import SHORT, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CARD, WEIGHTS, ONLINE = "card.json", "weights.safetensors", "online.zip"
+
+
+class Point(BaseModel):
+    """The masks of one audited epoch; an epoch that moved no weight shares those before it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: int
+    epoch: int
+    file: str
+
+
+class Card(BaseModel):
+    """The description of an artefact; written last, with a hash of itself.
+
+    key, stage: the stage that it is of, as `Stage.plain` gives it.
+    sha256: the content hash of the weights. composite: how the model is rebuilt around the
+        network (`models.composites.describe`); None for a plain segmenter.
+    files: every other file of the folder -> its hash.
+    curves, notes: what the maker logged. seconds, threads: of making it.
+    protocols, points: what was sealed of each epoch, for the audit.
+    task: the task that an imported model was imported for. size: of its images, in pixels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    stage: dict[str, Any]
+    sha256: str
+    composite: dict[str, Any] | None = None
+    files: dict[str, str]
+    curves: dict[str, list[float]] = {}
+    notes: dict[str, float] = {}
+    seconds: float = 0.0
+    threads: int | None = None
+    memory_format: str | None = None
+    protocols: tuple[str, ...] = ()
+    points: tuple[Point, ...] = ()
+    task: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished stage in its folder."""
+
+    folder: Path
+    card: Card
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that it is of."""
+        return Stage.read(self.card.stage)
+
+    @property
+    def online(self) -> Path:
+        """The masks that a method predicted while it learnt, once."""
+        return self.folder / ONLINE
+
+    @property
+    def sealed(self) -> tuple[Path, ...]:
+        """The masks of each audited epoch, in order."""
+        return tuple(self.folder / point.file for point in self.card.points)
+
+    @property
+    def epochs(self) -> list[int]:
+        """The running number of each audited epoch over all loops, from 0."""
+        numbers, before = [], 0
+        for i, point in enumerate(self.card.points):
+            last = self.card.points[i - 1] if i else point
+            if point.stage != last.stage:
+                before += last.epoch + 1  # the last epoch of a loop is always audited
+            numbers.append(before + point.epoch)
+        return numbers
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights by name. Raises BadInput where they do not have the hash of the card."""
+        from sfdabench.models.weights import from_bytes, sha256
+
+        path = self.folder / WEIGHTS
+        state, _ = from_bytes(path.read_bytes(), path)
+        if sha256(state) != self.card.sha256:
+            raise BadInput(f"{path}: does not have its recorded hash; delete {self.folder}")
+        return state
+
+
+def root(cache: Path) -> Path:
+    """The folder of all artefacts."""
+    return cache / "stages"
+
+
+def place(cache: Path, stage: Stage) -> Path:
+    """Where the artefact of a stage is, or will be."""
+    return root(cache) / stage.folder_name
+
+
+def exists(cache: Path, stage: Stage) -> bool:
+    """Whether a stage looks finished, by its card alone."""
+    return (place(cache, stage) / CARD).is_file()
+
+
+def write_card(folder: Path, card: Card) -> Artefact:
+    """Close an artefact: its card says that all else is there."""
+    write_hashed(folder / CARD, card.model_dump(mode="json"))
+    return Artefact(folder, card)
+
+
+def read_card(folder: Path) -> Artefact:
+    """The artefact in a folder. Raises BadInput where its card cannot be read or is another's."""
+    card = read_typed(folder / CARD, Card)
+    try:
+        stage = Stage.read(card.stage)
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{folder / CARD}: not the card of a stage ({error})") from error
+    if stage.key != card.key or card.key[:SHORT] != folder.name[-SHORT:]:
+        raise BadInput(f"{folder / CARD}: the card of another stage")
+    return Artefact(folder, card)
+
+
+def check(artefact: Artefact) -> None:
+    """Raises BadInput where a file is missing or does not have the hash in the card."""
+    for name, expected in artefact.card.files.items():
+        path = artefact.folder / name
+        if not path.is_file() or sha256_file(path) != expected:
+            raise BadInput(f"{path}: does not have its recorded hash")
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file below a folder but the card -> its hash."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != CARD
+    }
+
+
+def every(cache: Path) -> Iterator[Artefact]:
+    """All artefacts whose cards can be read, by name; broken ones are made anew when needed."""
+    for path in sorted(root(cache).glob(f"*/{CARD}")):
+        try:
+            yield read_card(path.parent)
+        except BadInput:
+            continue

@@ -1,0 +1,147 @@
+"""What lies in the cache: prepared data, phantoms, manifests and stages."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.near import unknown
+from sfdabench.run import artefacts
+
+DAY = 86400.0
+FOLDERS = {
+    "prepared": ("prepared/images", "prepared/labels"),
+    "phantoms": ("phantoms",),
+    "manifests": ("manifests",),
+    "stages": ("stages",),
+}
+BESIDE = (".lock", ".holder")  # of a process that has, or had, the entry in hand
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache.
+
+    kind: a key of FOLDERS, "imported" (a source model of the user's) or "unfinished" (work of a
+    process that was stopped, which the same command would go on with). paths: its files and
+    folders. used: seconds since 1970 of its last change.
+    """
+
+    kind: str
+    name: str
+    paths: tuple[Path, ...]
+    bytes: int
+    used: float
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What `clear` removed, and a line on each entry that it could not."""
+
+    count: int
+    bytes: int
+    kept: tuple[str, ...]
+
+
+def entries(root: Path) -> list[Entry]:
+    """Everything in the cache, by kind and name."""
+    imported = {a.folder for a in artefacts.every(root) if a.stage.kind == "imported"}
+    grouped: dict[tuple[str, str], list[Path]] = {}
+    for kind, folders in FOLDERS.items():
+        for folder in folders:
+            for path in _things(root / folder):
+                of = "imported" if path in imported else kind
+                if path.name.endswith((".work", ".tmp")) or path.name.startswith("."):
+                    of = "unfinished"
+                grouped.setdefault((of, _name(path, kind)), []).append(path)
+    return [
+        Entry(kind, name, tuple(paths), sum(map(_size, paths)), max(map(_used, paths)))
+        for (kind, name), paths in sorted(grouped.items())
+    ]
+
+
+def _things(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (p for p in sorted(folder.iterdir()) if p.suffix not in BESIDE)
+
+
+def _name(path: Path, kind: str) -> str:
+    """Phantoms have an index beside them, which goes with them."""
+    return path.stem if kind == "phantoms" and path.suffix == ".json" else path.name
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _used(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def clear(
+    root: Path,
+    names: Sequence[str] = (),
+    kinds: Collection[str] = (),
+    older_than: float | None = None,
+    *,
+    dry_run: bool = False,
+) -> Cleared:
+    """Remove the named entries, those of the kinds, or all; of these only what was unused so long.
+
+    older_than: days. Imported source models go only where they or their kind are named: they
+    cannot be made again. What a process holds stays, and is said. Raises BadInput for an unknown
+    name.
+    """
+    every = entries(root)
+    known = {entry.name for entry in every}
+    for name in names:
+        if name not in known:
+            raise BadInput(unknown("entry of the cache", name, known))
+    count, freed, kept = 0, 0, []
+    for entry in every:
+        wanted = entry.name in names if names else entry.kind != "imported"
+        if kinds:
+            wanted = (wanted if names else True) and entry.kind in kinds
+        if older_than is not None and time.time() - entry.used < older_than * DAY:
+            wanted = False
+        if not wanted:
+            continue
+        holder = next((h for path in entry.paths if (h := _holder(path)) is not None), None)
+        if holder is not None:
+            kept.append(f"{entry.name}: in use by {holder}; left as it is")
+            continue
+        count, freed = count + 1, freed + entry.bytes
+        if not dry_run:
+            for path in entry.paths:
+                _remove(path)
+    return Cleared(count, freed, tuple(kept))
+
+
+def _holder(path: Path) -> str | None:
+    """Who holds the lock of an entry; None where nobody does."""
+    from filelock import FileLock, Timeout
+
+    name = path.name.removesuffix(".work")
+    lock = path.with_name(f"{name}.lock")
+    if not lock.exists():
+        return None
+    try:
+        with FileLock(lock).acquire(timeout=0):
+            return None
+    except Timeout:
+        holder = path.with_name(f"{name}.holder")
+        return holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    for suffix in BESIDE:
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,317 @@
+"""Source models that are there already: imported by the user, or trained earlier.
+
+Nothing here needs torch but what reads or writes weights.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfdabench.core import registry
+from sfdabench.core.errors import BadInput
+from sfdabench.core.fields import pairs, plain
+from sfdabench.core.files import atomic, held
+from sfdabench.core.near import unknown
+from sfdabench.core.stage import Problem, Stage
+from sfdabench.core.task import Task
+from sfdabench.prepare.planes import Preparation
+from sfdabench.run import artefacts
+from sfdabench.run.artefacts import WEIGHTS, Artefact, Card
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfdabench.run.plan import Run
+
+LEAST_DIGITS = 4  # of a key that is given in short
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+def every(cache: Path) -> list[Artefact]:
+    """Imported and trained source models, by name."""
+    return [a for a in artefacts.every(cache) if is_source(a.stage)]
+
+
+def is_source(stage: Stage) -> bool:
+    """Whether a stage is a source model: trained from a fresh network, or imported."""
+    return stage.start is None
+
+
+def name_of(stage: Stage) -> str:
+    """What --source calls it: the name of an imported model, the start of a trained one's key."""
+    return stage.name if stage.kind == "imported" else stage.key[:12]
+
+
+def find_artefact(cache: Path, name: str) -> Artefact:
+    """The source model of that name, or whose key begins so.
+
+    Raises BadInput where there is none, or several.
+    """
+    models = every(cache)
+    named = [a for a in models if a.stage.kind == "imported" and a.stage.name == name]
+    short = name.rpartition("-")[2]
+    by_key = [a for a in models if len(short) >= LEAST_DIGITS and a.card.key.startswith(short)]
+    chosen = named or by_key
+    if not chosen:
+        known = [name_of(a.stage) for a in models]
+        raise BadInput(
+            f"--source {name}: {unknown('source model', name, known)}; `sfdabench source list` "
+            "describes them"
+        )
+    if len(chosen) > 1:
+        several = ", ".join(a.folder.name for a in chosen)
+        raise BadInput(f"--source {name}: stands for {several}; give more digits of the key")
+    return chosen[0]
+
+
+def find(cache: Path, name: str) -> Stage:
+    """The stage of `find_artefact`."""
+    return find_artefact(cache, name).stage
+
+
+def row(artefact: Artefact) -> dict[str, Any]:
+    """A line of `source list`."""
+    stage, card = artefact.stage, artefact.card
+    trained = stage.kind != "imported"
+    dice = card.notes.get("validation_dice")
+    data = [split["dataset"] for split in stage.sees["source"]] if trained else []
+    return {
+        "name": name_of(stage),
+        "made": f"trained on {', '.join(data)}" if trained else f"imported for {card.task}",
+        "network": stage.network,
+        "size": size_of(stage),
+        "seed": stage.seed if trained else None,
+        "validation Dice": None if dice is None else f"{100 * dice:.1f}",
+        "weights": card.sha256[:12],
+    }
+
+
+def size_of(stage: Stage) -> int | None:
+    """The side in pixels of the images that a source model works on; None where it is unknown."""
+    if stage.kind == "imported":
+        return stage.fields["size"]
+    return stage.sees["source"][0]["how"]["size"]
+
+
+def settings_of(stage: Stage, given: Sequence[str]) -> list[str]:
+    """The --source-set texts that bring a recipe to a source model: its size and its network.
+
+    Raises BadInput where the user gave others: what was trained cannot be chosen again.
+    """
+    own: dict[str, Any] = {"size": size_of(stage), "network": stage.network}
+    own |= dict(stage.network_fields)
+    for name, text in pairs(given, "--source-set").items():
+        if name not in own or str(own[name]) != text:
+            raise BadInput(
+                f"--source-set {name}={text}: the source model {name_of(stage)} is trained "
+                "already; leave it out"
+            )
+    return [setting(n, v) for n, v in own.items()]
+
+
+def check_fits(stage: Stage, problem: Problem, task: str) -> None:
+    """Raises BadInput where a source model is of other classes, channels or another head."""
+    mine, wanted = stage.problem, problem
+    for what, have, want in (
+        ("classes", plain(mine.classes), plain(wanted.classes)),
+        ("head", mine.head, wanted.head),
+        ("channels", mine.channels, wanted.channels),
+    ):
+        if have != want:
+            raise BadInput(
+                f"--source {name_of(stage)}: has {what} {have}, task {task} asks for {want}"
+            )
+
+
+def alike(cache: Path, run: Run) -> list[Stage]:
+    """The trained source models that a run would train, if the files of its source were theirs."""
+    wanted, task = run.source, run.task
+    roles = {"source": "source", "validation": "source test"}
+    how = {
+        role: [
+            {"dataset": d.dataset, "how": plain(Preparation.of(task, d, run.recipe.size, prepared))}
+            for d in task.source
+        ]
+        for role, prepared in roles.items()
+    }
+    return [a.stage for a in every(cache) if _alike(a.stage, wanted, how)]
+
+
+def _alike(stage: Stage, wanted: Stage, how: Mapping[str, Any]) -> bool:
+    same = ("kind", "name", "fields", "network", "network_fields", "problem", "seed")
+    if any(plain(getattr(stage, n)) != plain(getattr(wanted, n)) for n in same):
+        return False
+    have = {role: [_describe(split) for split in stage.sees[role]] for role in how}
+    return have == how and stage.sees.get("backbone") == wanted.sees.get("backbone")
+
+
+def _describe(split: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: split[name] for name in ("dataset", "how")}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a user's file, out of the wrappings that are common.
+
+    A checkpoint that holds the state dict under "state_dict", "model_state_dict" or "model" is
+    opened, and the prefix "module." of parallel training is taken off. Raises BadInput for files
+    that `models.weights.read` refuses.
+    """
+    from sfdabench.models import weights
+
+    state = weights.read(path, wrapped=("state_dict", "model_state_dict", "model"))
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def import_file(
+    file: Path,
+    *,
+    cache: Path,
+    task: str,
+    network: str | None,
+    profile: str,
+    settings: Sequence[str] = (),
+    name: str | None = None,
+) -> Artefact:
+    """Bring a source model of the user's own into the cache.
+
+    network: entry of the registry; None takes what the file says of itself (`export` writes it),
+    else the profile's. settings: size and fields of the network, as --source-set.
+    Raises BadInput for a file that is no state dict of that network, naming the keys, and for a
+    name that is taken by another model.
+    """
+    from sfdabench.models import weights
+    from sfdabench.run.plan import choose_recipe
+
+    value: Task = registry.load("tasks", task)
+    if profile not in value.profiles:
+        raise BadInput(f"--profile {profile}: {unknown('profile', profile, value.profiles)}")
+    chosen = [*settings]
+    if network is not None:
+        chosen.append(f"network={network}")
+    elif file.suffix == ".safetensors":
+        chosen = [*_said_of_itself(file, {*pairs(settings, "--source-set")}), *settings]
+    recipe, entry, _ = choose_recipe(value, profile, chosen)
+    problem = Problem(
+        classes=value.classes,
+        head=value.head,
+        channels=value.channels,
+        augmentation=value.augmentation,
+        source_loss=recipe.loss,
+    )
+    state = read_weights(file)
+    module = entry.build(channels=problem.channels, outputs=problem.outputs)
+    weights.fill(module, state, file)
+    state = module.state_dict()
+    content = weights.sha256(state)
+    called = name or re.sub(r"[^a-z0-9_.-]+", "-", file.stem.lower()).strip("-.") or "model"
+    if not NAME.fullmatch(called):
+        raise BadInput(f"--name {called}: give small letters, digits, '-', '_' and '.'")
+    stage = Stage(
+        kind="imported",
+        name=called,
+        fields={"sha256": content, "size": recipe.size},
+        code={},
+        network=recipe.network,
+        network_fields=plain(entry),
+        problem=problem,
+    )
+    for other in every(cache):
+        if other.stage.kind == "imported" and other.stage.name == called:
+            if other.card.key == stage.key:
+                return other
+            raise BadInput(
+                f"--name {called}: another model is imported under this name; choose another"
+            )
+    return put(cache, stage, state, task=registry.canonical("tasks", task), size=recipe.size)
+
+
+def _said_of_itself(file: Path, given: set[str]) -> list[str]:
+    """Network and size as --source-set texts, from a file that `export` wrote; else nothing."""
+    from sfdabench.models import weights
+
+    if not file.is_file():
+        raise BadInput(f"{file}: no such file")
+    _, metadata = weights.from_bytes(file.read_bytes(), file)
+    if "sfdabench" not in metadata:
+        return []
+    about = json.loads(metadata["sfdabench"])
+    own = {"size": about["size"], "network": about["network"], **about["network_fields"]}
+    return [text for n, v in own.items() for text in [setting(n, v)] if n not in given]
+
+
+def setting(name: str, value: Any) -> str:
+    """A field and its value as --source-set takes them."""
+    return f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+
+
+def put(
+    cache: Path,
+    stage: Stage,
+    state: Mapping[str, Tensor],
+    *,
+    notes: Mapping[str, float] | None = None,
+    task: str | None = None,
+    size: int | None = None,
+    seconds: float = 0.0,
+) -> Artefact:
+    """Write a source model into its place in the cache; the card comes last."""
+    from sfdabench.models import weights
+
+    folder = artefacts.place(cache, stage)
+    with held(folder, lambda _: None):
+        shutil.rmtree(folder, ignore_errors=True)
+        content = weights.sha256(state)
+        with atomic(folder / WEIGHTS, "wb") as file:
+            file.write(weights.to_bytes(state, {"sha256": content}))
+        card = Card(
+            key=stage.key,
+            stage=stage.plain(),
+            sha256=content,
+            files=artefacts.hashes(folder),
+            notes=dict(notes or {}),
+            seconds=seconds,
+            task=task,
+            size=size,
+        )
+        return artefacts.write_card(folder, card)
+
+
+def export(artefact: Artefact, out: Path) -> None:
+    """Write a source model as one safetensors file that `import_file` reads.
+
+    Raises BadInput for a path that is taken or has another suffix.
+    """
+    if out.suffix != ".safetensors":
+        raise BadInput(f"{out}: give a file that ends in .safetensors")
+    if out.exists():
+        raise BadInput(f"{out}: is there already; name another file")
+    write_model(artefact, out)
+
+
+def write_model(artefact: Artefact, out: Path) -> None:
+    """Write the weights of an artefact, with what its network is, as one safetensors file."""
+    from sfdabench.models import weights
+
+    stage = artefact.stage
+    about = {
+        "network": stage.network,
+        "network_fields": stage.network_fields,
+        "size": size_of(_first(stage)),
+        "problem": plain(stage.problem),
+        "composite": artefact.card.composite,
+    }
+    metadata = {"sha256": artefact.card.sha256, "sfdabench": json.dumps(about)}
+    with atomic(out, "wb") as file:
+        file.write(weights.to_bytes(artefact.state(), metadata))
+
+
+def _first(stage: Stage) -> Stage:
+    """The source model that a stage goes back to."""
+    return stage if stage.start is None else _first(stage.start)
