@@ -51,7 +51,8 @@ def _cpu(cpuinfo: Path) -> str:
     if not cpuinfo.is_file():
         return platform.processor() or platform.machine()
     first = cpuinfo.read_text(encoding="utf-8").partition("\n\n")[0]
-    lines = dict(map(str.strip, line.split(":", 1)) for line in first.splitlines() if ":" in line)
+    pairs = (line.partition(":") for line in first.splitlines())
+    lines = {name.strip(): value.strip() for name, _, value in pairs}
     kind = [f"{name} {lines[name]}" for name in _CPU if name in lines]
-    flags = lines.get("flags", lines.get("Features", "")).split()
+    flags = (lines.get("flags") or lines.get("Features", "")).split()
     return ", ".join([*kind, *sorted(flag for flag in flags if flag.startswith(_VECTORS))])
