@@ -29,6 +29,15 @@ def surroundings(request, monkeypatch, session_cache):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if request.node.get_closest_marker("data") is None:
         monkeypatch.delenv("SFDABENCH_DATA", raising=False)
+    yield
+    # Plug-ins that a test wrote: the next one may write others of the same name.
+    for name, module in list(sys.modules.items()):
+        if name.startswith(registry.PLUGINS) and not is_ours(module):
+            del sys.modules[name]
+
+
+def is_ours(module):
+    return module.__file__ is not None and PLUGINS in Path(module.__file__).parents
 
 
 @pytest.fixture

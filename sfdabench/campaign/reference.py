@@ -1,7 +1,8 @@
 """Reference scores: which runs are repeated, what they scored, and what counts as moved.
 
 `reference.toml` is written by hand, `scores.csv` and the source models in `sources/` by
-`sfdabench regress --update`. Needs no torch.
+`sfdabench regress --update`. `exact.json` holds the same scores to the last bit, for each machine
+on which they were measured: there nothing may move. Needs no torch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Len
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
+from sfdabench.campaign.machine import Fingerprint
 from sfdabench.core import registry, toml
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import NonNegative, Positive
@@ -30,6 +32,9 @@ COLUMNS = (
     *("task", "method", "overrides", "source", "protocol", "class", "metric"),
     *("value", "tolerance", "seeds"),
 )
+
+Key = tuple[str, ...]  # what a score is of, by COLUMNS up to the metric
+ByKey = Mapping[Key, float]
 
 TRAINING = "source_training"  # what the training of a task's source model is called, as a run
 QUALITY = "validation_dice"  # what is kept of it
@@ -251,39 +256,94 @@ def write_scores(folder: Path, scores: Iterable[Score]) -> None:
             writer.writerow([*score.key, *numbers, seeds])
 
 
+class _Known(toml.Part):
+    """A machine in exact.json: its fingerprint, and of each score its key and value for seed 0."""
+
+    machine: dict[str, str]
+    scores: tuple[tuple[Key, FiniteFloat], ...]
+
+
+_FILE = TypeAdapter(tuple[_Known, ...])
+
+
+def read_exact(folder: Path) -> dict[Fingerprint, dict[Key, float]]:
+    """`folder`/exact.json: what each machine gives, by key; empty where there is no such file.
+
+    Raises BadInput that names the file and the entry at fault.
+    """
+    path = folder / "exact.json"
+    if not path.is_file():
+        return {}
+    try:
+        machines = _FILE.validate_python(json.loads(path.read_bytes()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadInput(f"{path}: {where}: {first['msg']}") from error
+    except ValueError as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from error
+    return {tuple(sorted(known.machine.items())): dict(known.scores) for known in machines}
+
+
+def write_exact(folder: Path, machines: Mapping[Fingerprint, ByKey], order: Sequence[Key]) -> None:
+    """`folder`/exact.json, whole or not at all: a line a score, of those of `order`."""
+    texts = []
+    for machine, exact in machines.items():
+        rows = [json.dumps([key, exact[key]]) for key in order if key in exact]
+        if rows:
+            fields = json.dumps(dict(machine), indent=3).replace("\n}", "\n  }")
+            lines = ",\n   ".join(rows)
+            texts.append(f' {{"machine": {fields},\n  "scores": [\n   {lines}\n  ]}}')
+    with atomic(folder / "exact.json") as file:
+        file.write("[\n" + ",\n".join(texts) + "\n]\n")
+
+
 @dataclass(frozen=True)
 class Change:
     """A score that is not what it was.
 
-    state: "within" its tolerance, "moved" beyond it, "lost" where it was not measured again,
-        "new" where no reference of it exists.
+    exact: its value on this machine, where that is known.
+    state: "within" its tolerance, "moved" beyond it or, where its exact value is known, at all,
+        "lost" where it was not measured again, "new" where no reference of it exists.
     """
 
     score: Score
     now: float | None
     state: Literal["within", "moved", "lost", "new"]
+    exact: float | None = None
 
     def __str__(self) -> str:
         if self.state == "new":
             return f"{self.score.name}: {self.now:.4f}, and no reference yet (--update makes one)"
+        if self.exact is not None and self.now is not None:
+            known = "this machine is known, so nothing may move"
+            return f"{self.score.name}: {self.exact!r} -> {self.now!r}, {known}"
         old = f"{self.score.name}: {self.score.value:.4f} -> "
         new = "nothing" if self.now is None else f"{self.now:.4f}"
         return f"{old}{new}, tolerance {self.score.tolerance:.4f}"
 
 
 def compare(
-    before: Mapping[tuple[str, ...], Score], now: Mapping[tuple[str, ...], Score]
+    before: Mapping[tuple[str, ...], Score],
+    now: Mapping[tuple[str, ...], Score],
+    exact: ByKey | None = None,
 ) -> list[Change]:
     """What differs, in the order of the reference, then what is new.
 
-    now: the same scores measured again, their values alone.
+    now: the same scores measured again, their values alone. exact: those that this machine is
+    known to give, which are compared bit for bit.
     """
+    exact = exact or {}
     changes = []
     for key, score in before.items():
         if key not in now:
             changes.append(Change(score, None, "lost"))
             continue
         value = now[key].value
+        if key in exact:
+            if value != exact[key]:
+                changes.append(Change(score, value, "moved", exact[key]))
+            continue
         gap = abs(value - score.value)
         if gap > 1e-6:  # the file keeps six digits
             changes.append(Change(score, value, "moved" if gap > score.tolerance else "within"))

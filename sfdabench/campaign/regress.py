@@ -19,11 +19,13 @@ from typing import Any
 
 from sfdabench.campaign import reference
 from sfdabench.campaign.board import board
+from sfdabench.campaign.machine import fingerprint
 from sfdabench.campaign.reference import (
     QUALITY,
     TRAINING,
     Change,
     Claim,
+    Key,
     Listed,
     Listing,
     Reference,
@@ -45,6 +47,7 @@ from sfdabench.store.records import Record
 
 Scores = dict[tuple[str, ...], Score]
 Chosen = list[tuple[Listing, Listed]]
+THREADS = 1  # more of them add up in another order
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Regression:
     """What came of it; `failed` are runs that did not end well.
 
     blind: scores whose tolerance would let a Dice of zero pass; only of an update.
+    exact: how many scores were compared bit for bit, since this machine is known to give them;
+        None of an update, which compares none so. learned: it is known from now on.
     """
 
     measured: int
@@ -59,6 +64,20 @@ class Regression:
     claims: tuple[Claim, ...]
     failed: tuple[Outcome, ...]
     blind: tuple[Score, ...] = ()
+    exact: int | None = None
+    learned: bool = False
+
+    @property
+    def rule(self) -> str:
+        """How scores were compared, in a sentence; empty of an update."""
+        if self.exact is None:
+            return ""
+        rule = "this machine is not known: scores were compared within their tolerances"
+        if self.exact:
+            rule = f"this machine is known: {self.exact} scores were compared exactly"
+            if self.exact < self.measured:
+                rule += f", {self.measured - self.exact} within their tolerances"
+        return f"{rule}; all are known from now on" if self.learned else rule
 
     @property
     def sound(self) -> bool:
@@ -72,8 +91,10 @@ class Regression:
         return {
             "sound": self.sound,
             "measured": self.measured,
+            "rule": self.rule,
             "changes": [
-                {"state": c.state, "now": c.now} | dataclasses.asdict(c.score) for c in self.changes
+                {"state": c.state, "now": c.now, "exact": c.exact} | dataclasses.asdict(c.score)
+                for c in self.changes
             ],
             "claims": [str(claim) for claim in self.claims],
             "failed": [{"run": o.job.name, "reason": o.reason} for o in self.failed],
@@ -115,22 +136,36 @@ def regress(
     tasks: Sequence[str] = (),
     methods: Sequence[str] = (),
     jobs: int = 1,
+    learn: bool = False,
     progress: Progress,
 ) -> Regression:
     """Seed 0 of the listed runs against their reference, and the claims.
 
+    Scores that this machine is known to give have to be the same bit for bit, others lie within
+    their tolerance. learn: where all is sound, this machine is known to give what it gave now.
     Raises BadInput where the reference lacks the source model of a task.
     """
     found = reference.read(folder)
     before = reference.read_scores(folder)
+    machines, machine = reference.read_exact(folder), fingerprint(threads=THREADS)
+    exact = machines.get(machine, {})
+    order = list(before)
     chosen = choose(found, tasks, methods)
     if len(chosen) < sum(len(task.all) for task in found.tasks):
         keys = {reference.run_key(task, run) for task, run in chosen}
         before = {key: score for key, score in before.items() if score.run in keys}
     got = measure(found, chosen, _shipped_sources(folder, chosen), jobs=jobs, progress=progress)
-    changes = reference.compare(before, got.scores)
+    changes = reference.compare(before, got.scores, exact)
     claims = reference.failing(found, got.scores)
-    return Regression(len(got.scores), tuple(changes), tuple(claims), got.failed)
+    compared = len(exact.keys() & got.scores.keys() & before.keys())
+    regression = Regression(
+        len(got.scores), tuple(changes), tuple(claims), got.failed, exact=compared
+    )
+    if not (learn and regression.sound):
+        return regression
+    machines[machine] = exact | {key: score.value for key, score in got.scores.items()}
+    reference.write_exact(folder, machines, order)
+    return dataclasses.replace(regression, learned=True)
 
 
 def update(
@@ -179,11 +214,24 @@ def update(
         with atomic(reference.source_path(folder, task), "wb") as file:
             file.write(got.sources[task])
     reference.write_scores(folder, ordered)
+    _update_exact(folder, got.scores, [score.key for score in ordered])
     write_fragment(changelog, reason, chosen)
     changes, claims = reference.compare(before, after), reference.failing(found, after)
     measured = got.scores.values()
     blind = [s for s in measured if s.metric == "dice" and s.value <= s.tolerance]
     return Regression(len(measured), tuple(changes), tuple(claims), (), tuple(blind))
+
+
+def _update_exact(folder: Path, measured: Scores, order: Sequence[Key]) -> None:
+    """Write what this machine measured; what others gave for these runs is out of date and goes."""
+    runs = {score.run for score in measured.values()}
+    machines = {
+        machine: {key: value for key, value in exact.items() if key[:4] not in runs}
+        for machine, exact in reference.read_exact(folder).items()
+    }
+    mine = machines.setdefault(fingerprint(threads=THREADS), {})
+    mine.update({key: score.value for key, score in measured.items()})
+    reference.write_exact(folder, machines, order)
 
 
 def _shipped_sources(folder: Path, chosen: Chosen) -> dict[str, bytes]:
@@ -214,10 +262,19 @@ def write_fragment(changelog: Path, reason: str, chosen: Chosen) -> None:
 
 def changelog_folder() -> Path:
     """The fragments of the checkout. Raises BadInput in an installed package."""
+    return _checkout("--update") / "changes"
+
+
+def check_learns() -> None:
+    """Raises BadInput in an installed package, which learns no machine."""
+    _checkout("--learn")
+
+
+def _checkout(flag: str) -> Path:
     root = checkout()
     if root is None:
-        raise BadInput("regress --update: only in a checkout, whose reference it rewrites")
-    return root / "changes"
+        raise BadInput(f"regress {flag}: only in a checkout, whose reference it rewrites")
+    return root
 
 
 @dataclass(frozen=True)
@@ -255,7 +312,7 @@ def measure(
             else:
                 adapted.add(task, run, seeds=1)
         with board(len(trained.runs) + len(adapted.runs)) as shown:
-            one_thread = {"OMP_NUM_THREADS": "1"}  # more of them add up in another order
+            one_thread = {"OMP_NUM_THREADS": str(THREADS)}
 
             def carried_out(planned: _Plan) -> list[Outcome]:
                 return list(

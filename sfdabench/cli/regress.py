@@ -17,6 +17,7 @@ from sfdabench.core.errors import BadInput
 @options.jobs
 @click.option("--update", is_flag=True, help="Write what is measured as the reference.")
 @click.option("--reason", help="Why the scores may move: a line of the change log. With --update.")
+@click.option("--learn", is_flag=True, help="Where all is sound: this machine may move nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One object on standard output.")
 @options.plugins
 def regress(
@@ -25,11 +26,13 @@ def regress(
     jobs: int,
     update: bool,
     reason: str | None,
+    learn: bool,
     as_json: bool,
 ) -> int:
     """Repeat the runs of results/reference on the phantom and say which scores moved.
 
-    Exit code 1 where a score moved beyond its tolerance, a claim fails or a run does.
+    Exit code 1 where a score moved beyond its tolerance, on a known machine at all, and where a
+    claim fails or a run does.
     """
     from sfdabench.campaign import regress as regression
     from sfdabench.core.progress import Progress
@@ -40,7 +43,11 @@ def regress(
         raise BadInput("--update: say with --reason TEXT why the scores may move")
     if reason is not None and not update:
         raise BadInput("--reason: goes with --update; without it nothing is written")
-    call = regression.regress
+    if learn and update:
+        raise BadInput("--learn: --update makes this machine known too; give one of them")
+    call = partial(regression.regress, learn=learn)
+    if learn:
+        regression.check_learns()
     if update:
         changelog = regression.changelog_folder()
         call = partial(regression.update, changelog=changelog, reason=str(reason))

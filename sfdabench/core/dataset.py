@@ -64,6 +64,7 @@ class Dataset:
     counts: layout name -> split -> number of cases in the official release.
     frame_crop: side of the square crop around the disc as a share of the frame's height, for
         full frames; None where frames are not cropped.
+    revision: raised when a built-in data set reads other values or writes another phantom.
     """
 
     card: ClassVar[Card]
@@ -71,6 +72,7 @@ class Dataset:
     channels: ClassVar[tuple[str, ...]]
     counts: ClassVar[Mapping[str, Mapping[str, int]]]
     frame_crop: ClassVar[float | None] = None
+    revision: ClassVar[int] = 1
 
     def scan(self, root: Path) -> Scan:
         """Find the cases under `root`; never raises for a fault inside it, lists it instead.

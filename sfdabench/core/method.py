@@ -28,12 +28,14 @@ class Method:
     """Fields are the hyper-parameters, each default with its provenance in a comment.
 
     paper: the publication, None for a control of ours.
+    revision: raised when the numbers of a built-in method change.
     needs: what it asks for; strictly source-free, label-free and offline by default.
     phantom: field values of the phantom profile, where the paper's schedule would take too long.
     smoke: field values that make a run take seconds, for the contract checks.
     """
 
     paper: ClassVar[Paper | None] = None
+    revision: ClassVar[int] = 1
     needs: ClassVar[Needs] = Needs()
     phantom: ClassVar[Mapping[str, Any]] = {}
     smoke: ClassVar[Mapping[str, Any]] = {}

@@ -16,9 +16,11 @@ class Network:
     """Fields are the hyper-parameters.
 
     features: what a method may rely on, such as "batch_norm", "dropout", "penultimate".
+    revision: raised when the numbers of a built-in network change.
     """
 
     features: ClassVar[frozenset[str]] = frozenset()
+    revision: ClassVar[int] = 1
 
     def build(self, *, channels: int, outputs: int) -> nn.Module:
         """A module from (B, channels, H, W) to logits (B, outputs, H, W), freshly initialised."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import sys
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.metadata import EntryPoint
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,6 +27,8 @@ FOLDERS = {
     "protocols": "evaluate/protocols",
     "stages": "stages",
 }
+VALUES = ("tasks", "protocols")  # an entry of these kinds is a value, of the others a class
+PLUGINS = "sfdabench_plugins"  # the package that plug-in files and their helpers are modules of
 ALIASES = {
     "datasets": {"btcv": "malbcv"},
     "tasks": {"mr2ct": "chaos2malbcv"},
@@ -32,9 +37,10 @@ _plugins: list[Path] = []
 
 
 def add_plugins(folder: Path) -> None:
-    """Let `folder`/{methods,datasets,tasks,networks,protocols}/NAME.py add entries.
+    """Let `folder`/KIND/NAME.py add entries; KIND is one of FOLDERS.
 
-    Raises BadInput where the folder does not exist or holds none of these sub-folders.
+    Raises BadInput where the folder does not exist or holds none of these sub-folders, and where
+    a helper that is imported already has the name of one in it.
     """
     folder = Path(folder).resolve()
     if not any((folder / kind).is_dir() for kind in FOLDERS):
@@ -44,6 +50,8 @@ def add_plugins(folder: Path) -> None:
         )
     if folder not in _plugins:
         _plugins.append(folder)
+        for name in [*sys.modules]:
+            _finder.find_spec(name)  # a helper that is imported already is not looked for again
 
 
 def plugin_folders() -> list[Path]:
@@ -51,47 +59,66 @@ def plugin_folders() -> list[Path]:
     return list(_plugins)
 
 
-def _sources(kind: str) -> dict[str, Callable[[], ModuleType]]:
-    """Name -> a function that imports the entry; a name given twice is an error."""
-    folder = FOLDERS[kind]
-    found: dict[str, Callable[[], ModuleType]] = {}
+class _PluginFinder(MetaPathFinder):
+    """Finds `sfdabench_plugins.NAME` as DIR/NAME.py, `sfdabench_plugins.KIND.NAME` as
+    DIR/KIND/NAME.py, in whatever folders are given: so files of one folder may share helpers.
 
-    def put(name: str, load: Callable[[], ModuleType], origin: str) -> None:
-        if name in found:
+    Python knows finders whose `find_spec` gives None where the module is not theirs.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Raises BadInput where two files could be the module."""
+        top, *parts = fullname.split(".")
+        if top != PLUGINS:
+            return None
+        if not parts or (len(parts) == 1 and parts[0] in FOLDERS):
+            return ModuleSpec(fullname, None, is_package=True)
+        *packages, name = parts
+        places = [root.joinpath(*packages) for root in _plugins]
+        candidates = [p / file for p in places for file in (f"{name}.py", f"{name}/__init__.py")]
+        files = [path for path in candidates if path.is_file()]
+        if len(files) > 1:
+            both = " and ".join(map(str, files))
+            raise BadInput(f"{both} are both called {fullname}: rename one")
+        return spec_from_file_location(fullname, files[0]) if files else None
+
+
+_finder = _PluginFinder()
+sys.meta_path.insert(0, _finder)
+
+
+@cache
+def _entry_points(_: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """Those of all packages on this path, by kind; to read them takes longer than all else here."""
+    points = importlib.metadata.entry_points()
+    return {kind: list(points.select(group=f"sfdabench.{kind}")) for kind in FOLDERS}
+
+
+def _modules(kind: str) -> dict[str, str]:
+    """Name -> the module that defines the entry; a name given twice is an error."""
+    modules: dict[str, str] = {}
+
+    def put(name: str, module: str, origin: object) -> None:
+        if name in modules:
             raise BadInput(f"two {kind} are called '{name}' (the second in {origin}): rename one")
-        found[name] = load
+        modules[name] = module
 
-    for path in sorted((PACKAGE / folder).glob("[!_]*.py")):
-        dotted = f"sfdabench.{folder.replace('/', '.')}.{path.stem}"
-        put(path.stem, partial(importlib.import_module, dotted), str(path))
-    for point in importlib.metadata.entry_points(group=f"sfdabench.{kind}"):
-        put(point.name, partial(importlib.import_module, point.module), point.value)
+    package = f"sfdabench.{FOLDERS[kind].replace('/', '.')}"
+    for path in sorted((PACKAGE / FOLDERS[kind]).glob("[!_]*.py")):
+        put(path.stem, f"{package}.{path.stem}", path)
+    for point in _entry_points(tuple(sys.path))[kind]:
+        put(point.name, point.module, point.value)
     for root in _plugins:
         for path in sorted((root / kind).glob("[!_]*.py")):
-            put(path.stem, partial(_import_file, kind, path), str(path))
-    return found
-
-
-def _import_file(kind: str, path: Path) -> ModuleType:
-    dotted = f"sfdabench_plugins.{kind}.{path.stem}"
-    if dotted in sys.modules and sys.modules[dotted].__file__ == str(path):
-        return sys.modules[dotted]
-    spec = importlib.util.spec_from_file_location(dotted, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[dotted] = module  # dataclasses look their own module up while it is executed
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[dotted]
-        raise
-    return module
+            put(path.stem, f"{PLUGINS}.{kind}.{path.stem}", path)
+    return modules
 
 
 def names(kind: str) -> list[str]:
     """All entries of a kind, sorted; imports none of them."""
-    return sorted(_sources(kind))
+    return sorted(_modules(kind))
 
 
 def canonical(kind: str, name: str) -> str:
@@ -115,26 +142,34 @@ def _base(kind: str) -> type:
         "datasets": ("dataset", "Dataset"),
         "tasks": ("task", "Task"),
         "networks": ("network", "Network"),
-        "protocols": ("protocol", "Protocol"),
         "stages": ("stage", "SourceStage"),
+        "protocols": ("protocol", "Protocol"),
     }[kind]
     return getattr(importlib.import_module(f"sfdabench.core.{module}"), name)
 
 
+def module_name(kind: str, name: str) -> str:
+    """The dotted name of the module that defines an entry, which is not imported.
+
+    Raises BadInput for an unknown name (near ones are named).
+    """
+    modules = _modules(kind)
+    name = canonical(kind, name)
+    if name not in modules:
+        raise BadInput(unknown(kind.removesuffix("s"), name, modules))
+    return modules[name]
+
+
 def load(kind: str, name: str) -> Any:
-    """The entry: a class for methods, data sets and networks, a value for tasks and protocols.
+    """The entry: a value for tasks and protocols, a class for the other kinds.
 
     Raises BadInput for an unknown name (near ones are named) and for a file that defines not
     exactly one entry. An error while the file is imported surfaces as it is.
     """
-    sources = _sources(kind)
-    name = canonical(kind, name)
-    if name not in sources:
-        raise BadInput(unknown(kind.removesuffix("s"), name, sources))
-    module = sources[name]()
+    module = importlib.import_module(module_name(kind, name))
     base = _base(kind)
     public = [value for key, value in vars(module).items() if not key.startswith("_")]
-    if kind in ("tasks", "protocols"):
+    if kind in VALUES:
         entries = [value for value in public if isinstance(value, base)]
     else:
         entries = [
@@ -145,6 +180,6 @@ def load(kind: str, name: str) -> Any:
             and value.__module__ == module.__name__
         ]
     if len(entries) != 1:
-        wanted = f"one {base.__name__}" + ("" if kind in ("tasks", "protocols") else " class")
+        wanted = f"one {base.__name__}" + ("" if kind in VALUES else " class")
         raise BadInput(f"{module.__file__}: expected {wanted}, found {len(entries)}")
     return entries[0]

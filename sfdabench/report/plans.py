@@ -70,4 +70,6 @@ def regression(result: Regression) -> str:
         f"{result.measured} scores measured{counts}; {len(result.claims)} claims and "
         f"{len(result.failed)} runs failed"
     )
+    if result.rule:
+        lines.append(result.rule)
     return "\n".join(lines)

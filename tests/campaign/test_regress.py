@@ -56,6 +56,20 @@ VALUES = {TRAINED: (0.9, 0.8, 1.0), SOURCE: (0.5,), CBMT: (0.8,), PLAIN: (0.1,)}
 MODELS = {"tiny": b"model"}
 
 
+HERE, THERE = (("cpu", "here"), ("torch", "1")), (("cpu", "there"), ("torch", "1"))
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """machine(fingerprint): be that machine; at first HERE."""
+
+    def be(fingerprint):
+        monkeypatch.setattr(regress, "fingerprint", lambda threads: fingerprint)
+
+    be(HERE)
+    return be
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "reference.toml").write_text(TOML)
@@ -233,6 +247,132 @@ def test_an_update_with_a_failed_run_writes_nothing(folder, measured):
     assert [path.name for path in folder.iterdir()] == ["reference.toml"]
 
 
+NUDGED = 0.8 + 1e-15  # what one more bit of rounding makes of it
+
+
+def test_nothing_may_move_on_a_machine_that_is_known(folder, measured, machine):
+    measured(VALUES)
+    put(folder)
+    regress.update(folder, folder / "changes", "r", progress=QUIET)
+    again = regress.regress(folder, progress=QUIET)
+    assert again.sound
+    assert again.rule == "this machine is known: 4 scores were compared exactly"
+    measured({**VALUES, CBMT: (NUDGED,)})
+    again = regress.regress(folder, progress=QUIET)
+    assert not again.sound
+    assert [(str(c), c.state) for c in again.changes] == [
+        (
+            "cbmt epochs=2 on tiny, cup dice: 0.8 -> 0.800000000000001, this machine is known, so "
+            "nothing may move",
+            "moved",
+        )
+    ]
+    assert again.summary["changes"][0]["exact"] == 0.8
+    machine(THERE)
+    elsewhere = regress.regress(folder, progress=QUIET)
+    assert elsewhere.sound
+    assert elsewhere.rule.startswith("this machine is not known: scores were compared within their")
+
+
+def test_a_second_machine_is_learned_without_moving_the_reference(folder, measured, machine):
+    measured(VALUES)
+    put(folder)
+    regress.update(folder, folder / "changes", "r", progress=QUIET)
+    before = (folder / "scores.csv").read_bytes()
+    machine(THERE)
+    there = {**VALUES, CBMT: (0.81,), PLAIN: (NUDGED,)}
+    measured(there)
+    assert not regress.regress(folder, learn=True, progress=QUIET).learned, "plain has moved"
+    assert reference.read_exact(folder).keys() == {HERE}
+    measured({**there, PLAIN: (0.1,)})
+    part = regress.regress(folder, methods=["plain"], learn=True, progress=QUIET)
+    assert part.learned
+    assert part.rule.endswith("within their tolerances; all are known from now on")
+    whole = regress.regress(folder, learn=True, progress=QUIET)
+    assert whole.rule.startswith(
+        "this machine is known: 1 scores were compared exactly, 3 within their tolerances; all are"
+    )
+    assert regress.regress(folder, progress=QUIET).rule.endswith("4 scores were compared exactly")
+    cbmt = (*CBMT, "strict", "cup", "dice")
+    assert {m: exact[cbmt] for m, exact in reference.read_exact(folder).items()} == {
+        HERE: 0.8,
+        THERE: 0.81,
+    }
+    assert (folder / "scores.csv").read_bytes() == before
+
+
+def test_the_command_says_which_comparison_held(folder, measured, sfdabench, monkeypatch):
+    monkeypatch.setattr(regress, "default_folder", lambda: folder)
+    measured(VALUES)
+    put(folder)
+    code, text, _ = sfdabench("regress")
+    assert (code, text.splitlines()[1:]) == (
+        0,
+        ["this machine is not known: scores were compared within their tolerances"],
+    )
+    code, text, _ = sfdabench("regress", "--learn", "--json")
+    assert (code, json.loads(text)["rule"][-25:]) == (0, "all are known from now on")
+    measured({**VALUES, CBMT: (NUDGED,)})
+    code, text, _ = sfdabench("regress")
+    assert code == 1
+    assert text.startswith("moved cbmt epochs=2 on tiny, cup dice: 0.8 -> 0.800000000000001, this ")
+    assert text.endswith("\nthis machine is known: 4 scores were compared exactly\n")
+
+
+def test_an_update_forgets_what_other_machines_gave_for_its_runs(folder, measured, machine):
+    measured(VALUES)
+    put(folder)
+    regress.update(folder, folder / "changes", "r", progress=QUIET)
+    machine(THERE)
+    measured({**VALUES, PLAIN: (0.3,)})
+    regress.update(folder, folder / "changes", "r", methods=["plain"], progress=QUIET)
+    exact = reference.read_exact(folder)
+    assert {key[:4] for key in exact[HERE]} == {TRAINED, SOURCE, CBMT}
+    assert {key[:4]: value for key, value in exact[THERE].items()} == {PLAIN: 0.3}
+    machine(HERE)
+    assert regress.regress(folder, progress=QUIET).sound, "the others exactly, plain as it is now"
+    regress.update(folder, folder / "changes", "r", progress=QUIET)
+    assert reference.read_exact(folder).keys() == {HERE}
+
+
+def test_exact_scores_survive_the_file(folder):
+    numbers = [1 / 3, 0.1 + 0.2, 1e-17, 123456789.123456789, 1.0, 5e-324]
+    keys = [("t", "cbmt", '{"cbmt": {"a": 1}}', "", "strict", str(k), "dice") for k in range(6)]
+    machines = {HERE: dict(zip(keys, numbers, strict=True)), THERE: {keys[0]: 0.5}, (): {}}
+    reference.write_exact(folder, machines, keys[:5])
+    assert reference.read_exact(folder) == {
+        HERE: dict(zip(keys[:5], numbers[:5], strict=True)),
+        THERE: {keys[0]: 0.5},
+    }
+    lines = (folder / "exact.json").read_text().splitlines()
+    assert sum('"dice"' in line for line in lines) == 6, "a line a score"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "cannot be read"),
+        ("[]]", "cannot be read"),
+        ("null", "the file: Input should be a valid tuple"),
+        ('[{"machine": {}}]', r"0\.scores: Field required"),
+        (
+            '[{"machine": {"cpu": 1}, "scores": []}]',
+            r"0\.machine\.cpu: Input should be a valid str",
+        ),
+        ('[{"machine": {}, "scores": [[["t"], NaN]]}]', "Input should be a finite number"),
+        (
+            '[{"machine": {}, "scores": [["t", 1]]}]',
+            r"0\.scores\.0\.0: Input should be a valid tup",
+        ),
+    ],
+)
+def test_exact_scores_at_fault_are_named(folder, text, message):
+    (folder / "exact.json").write_text(text)
+    with pytest.raises(BadInput, match=message) as error:
+        reference.read_exact(folder)
+    assert str(folder / "exact.json") in str(error.value)
+
+
 def test_an_update_refuses_to_keep_training_of_another_number_of_seeds(folder, measured):
     asked = measured(VALUES)
     put(folder, {**VALUES, TRAINED: (0.9, 0.8)})
@@ -324,9 +464,12 @@ def test_flags_that_do_not_go_together(sfdabench, monkeypatch):
         assert (code, "say with --reason TEXT" in err) == (2, True)
     code, _, err = sfdabench("regress", "--reason", "r")
     assert (code, "goes with --update" in err) == (2, True)
+    code, _, err = sfdabench("regress", "--learn", "--update", "--reason", "r")
+    assert (code, "give one of them" in err) == (2, True)
     monkeypatch.setattr(regress, "checkout", lambda: None)
-    code, _, err = sfdabench("regress", "--update", "--reason", "r")
-    assert (code, "only in a checkout" in err) == (2, True)
+    for given in (("--update", "--reason", "r"), ("--learn",)):
+        code, _, err = sfdabench("regress", *given)
+        assert (code, f"regress {given[0]}: only in a checkout" in err) == (2, True)
 
 
 def test_the_command_measures_says_what_moved_and_leaves_no_trace(
@@ -362,9 +505,10 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
     tell(told | {"source_only 0": found(0.85, 0.35)})
     code, text, _ = sfdabench("regress")
     assert code == 1
-    moved = "moved source_training on tiny, all validation_dice: 0.7000 -> 0.3500, tolerance 0.3000"
+    moved = "moved source_training on tiny, all validation_dice: 0.7 -> 0.35, this machine is known"
     assert moved in text
-    assert "moved source_only on tiny, cup dice: 0.5000 -> 0.8500, tolerance 0.0200" in text
+    assert "moved source_only on tiny, cup dice: 0.5 -> 0.85, this machine is known" in text
+    assert text.endswith("this machine is known: 4 scores were compared exactly\n")
     assert "claim fails: tiny: cup dice of cbmt above source_only" in text
     assert [data for data, *_ in started] == [b"packed", b"shipped"]
 
@@ -477,7 +621,10 @@ def test_the_wheel_carries_the_reference(tmp_path):
     """What our setup.py would put into one, of a checkout with a few small files."""
     root, wheel = tmp_path / "checkout", tmp_path / "wheel"
     kept = ("results/reference/reference.toml", "results/reference/scores.csv")
-    kept += ("results/reference/sources/tiny.safetensors",)
+    kept += (
+        "results/reference/exact.json",
+        "results/reference/sources/tiny.safetensors",
+    )
     for name in (*kept, "results/model.safetensors", "sfdabench/__init__.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()

@@ -1,6 +1,6 @@
 import pytest
 
-from sfdabench.core import registry
+from sfdabench.core import code, registry
 from sfdabench.core.errors import BadInput
 
 
@@ -77,3 +77,85 @@ def test_entry_points_add_entries(monkeypatch, tmp_path):
     (info / "entry_points.txt").write_text("[sfdabench.methods]\nthird = third_party\n")
     assert "third" in registry.names("methods")
     assert registry.load("methods", "third").__name__ == "ThirdParty"
+
+
+METHOD = """
+from dataclasses import dataclass
+from sfdabench.core.method import Method
+{imports}
+@dataclass(frozen=True)
+class Mine(Method):
+    '''Nothing.'''
+    rate: float = {rate}
+"""
+
+
+def put(folder, files):
+    """put(DIR, {"methods/mine": "..."}): the file DIR/methods/mine.py."""
+    for name, text in files.items():
+        path = folder / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("imports", "rate"),
+    [
+        ("from sfdabench_plugins.methods._helper import RATE", "RATE"),
+        ("from . import _helper", "_helper.RATE"),
+        ("from ._helper import RATE", "RATE"),
+        ("import sfdabench_plugins.methods._helper as h", "h.RATE"),
+        ("from sfdabench_plugins import shared", "shared.RATE"),
+        ("import sfdabench_plugins.shared", "sfdabench_plugins.shared.RATE"),
+        ("from ..shared import RATE", "RATE"),
+        ("from ..parts.rates import RATE", "RATE"),
+    ],
+)
+def test_plugin_files_share_helpers(plugins, imports, rate):
+    put(plugins, {"shared": "RATE = 0.5", "parts/__init__": "", "parts/rates": "RATE = 0.5"})
+    put(plugins, {"methods/_helper": "from sfdabench_plugins.shared import RATE"})
+    put(plugins, {"methods/mine": METHOD.format(imports=imports, rate=rate)})
+    registry.add_plugins(plugins)
+    assert "_helper" not in registry.names("methods")
+    assert registry.load("methods", "mine")().rate == 0.5
+
+
+def test_two_folders_add_entries_and_helpers(plugins):
+    for name, rate in (("one", 1.0), ("two", 2.0)):
+        entry = METHOD.format(imports=f"from ._{name} import RATE", rate="RATE")
+        files = {f"methods/_{name}": f"RATE = {rate}", f"methods/{name}": entry}
+        registry.add_plugins(put(plugins / name, {**files, "setup": "1 / 0"}))
+    assert registry.load("methods", "one")().rate == 1.0
+    assert registry.load("methods", "two")().rate == 2.0
+
+
+@pytest.mark.parametrize("helper", ["methods/_helper", "shared"])
+def test_a_helper_of_two_folders_is_an_error_that_names_both(plugins, helper):
+    module = f"sfdabench_plugins.{helper.replace('/', '.')}"
+    for name in ("one", "two"):
+        entry = METHOD.format(imports=f"from {module} import RATE", rate="RATE")
+        put(plugins / name, {helper: "RATE = 1.0", f"methods/{name}": entry})
+    both = rf"one/{helper}\.py and .*two/{helper}\.py are both called {module}: rename one"
+    registry.add_plugins(plugins / "one")
+    registry.load("methods", "one")
+    with pytest.raises(BadInput, match=both):
+        registry.add_plugins(plugins / "two")
+    with pytest.raises(BadInput, match=both):
+        code.entry_code("methods", "two")
+
+
+def test_a_helper_of_two_folders_is_an_error_when_it_is_imported(plugins):
+    for name in ("one", "two"):
+        entry = METHOD.format(imports="from ._h import RATE", rate="RATE")
+        registry.add_plugins(put(plugins / name, {"methods/_h": "", f"methods/{name}": entry}))
+    with pytest.raises(BadInput, match=r"_h\.py and .*_h\.py are both called"):
+        registry.load("methods", "one")
+
+
+def test_an_error_in_a_helper_surfaces_as_it_is(plugins):
+    put(plugins, {"methods/_helper": "import no_such_module_anywhere"})
+    put(plugins, {"methods/mine": METHOD.format(imports="from . import _helper", rate="1.0")})
+    registry.add_plugins(plugins)
+    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+        registry.load("methods", "mine")
