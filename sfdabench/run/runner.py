@@ -267,9 +267,12 @@ class Execution:
         test = stream(self.run, self.target_test, "target test")
         with self.progress.stage(f"adaptation ({name})") as advance:
 
-            def at_epoch(stage: int, epoch: int, count: int, deploy: nn.Module) -> None:
-                path = folder / "sealed" / f"{stage:02d}-{epoch:05d}.zip"
-                seal(path, self._predict(deploy, test))
+            def at_epoch(
+                stage: int, epoch: int, count: int, deploy: nn.Module | None, audited: bool
+            ) -> None:
+                if deploy is not None and audited:
+                    path = folder / "sealed" / f"{stage:02d}-{epoch:05d}.zip"
+                    seal(path, self._predict(deploy, test))
                 advance(epoch + 1, count)
 
             context = Context(

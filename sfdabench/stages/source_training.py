@@ -89,7 +89,7 @@ def train(
     best_seen = torch.tensor([-1.0, -1.0])  # Dice, epoch
     loop = Loop(
         clock=train_split.clock,
-        keeper=CheckpointKeeper(work, at_epoch=lambda _, epoch, n, __: epoch_done(epoch + 1, n)),
+        keeper=CheckpointKeeper(work, at_epoch=lambda _, epoch, n, *__: epoch_done(epoch + 1, n)),
     )
     epochs = loop.epochs(
         recipe.epochs,
