@@ -149,7 +149,7 @@ def test_names_are_whole_in_80_columns(capsys, monkeypatch):
     classes = {name: {"hd_rowwise": one} for name in ("grey_matter", long)}
     scores = {"self_ensembling_legacy": classes}
     record = {
-        **{"status": "done", "task": "scgm_to_site3", "method": "self_ensembling_sf"},
+        **{"status": "done", "task": "scgm_to_site3", "method": "entropy_minimisation"},
         **{"data": "phantom", "audit": None, "spacing_unit": "mm"},
         **{"scores": scores, "source_only": {"scores": scores}},
     }
@@ -157,7 +157,7 @@ def test_names_are_whole_in_80_columns(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 80
-    for name in ("self_ensembling_sf on scgm_to_site3", "protocol self_ensembling_legacy"):
+    for name in ("entropy_minimisation on scgm_to_site3", "protocol self_ensembling_legacy"):
         assert name in out
     rows = _cells(out)[1:]
     assert rows[0][:1] == ["grey_matter"]

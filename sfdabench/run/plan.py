@@ -150,16 +150,21 @@ def choose_methods(
     """'a+b' and --set texts -> the chain, and per method the fields that differ from defaults.
 
     Defaults are those of the profile. In a chain a field is named `method.field` where both
-    methods have it.
+    methods have it. Another name for a method, such as tent_online, adds the field values that it
+    stands for; BadInput where a --set contradicts them.
     """
-    wanted = names.split("+")
-    classes = {name: registry.load("methods", name) for name in wanted}
-    if len(classes) != len(wanted):
+    parts = names.split("+")
+    resolved = {part: registry.resolve("methods", part) for part in parts}
+    presets = dict(resolved.values())
+    wanted = list(presets)
+    if len(wanted) != len(parts):
         raise BadInput(f"--method {names}: a method may stand in a chain once")
-    changes: dict[str, dict[str, str]] = {name: {} for name in wanted}
+    classes = {name: registry.load("methods", name) for name in wanted}
+    changes: dict[str, dict[str, Any]] = {name: {} for name in wanted}
     for full, value in pairs(settings, "--set").items():
         owner, dot, field = full.rpartition(".")
         if dot:
+            owner = resolved.get(owner, (owner, {}))[0]
             if owner not in classes:
                 raise BadInput(f"--set {full}: {unknown('method of this run', owner, classes)}")
             changes[owner][field] = value
@@ -172,10 +177,17 @@ def choose_methods(
     for name in wanted:
         usual = classes[name].phantom if profile == "phantom" else {}
         default = override(classes[name](), usual, owner=f"method {name}, phantom")
-        method = override(default, changes[name], owner=f"method {name}")
+        given = presets[name] | changes[name]
+        method = override(default, given, owner=f"method {name}")
+        for field, value in presets[name].items():
+            if getattr(method, field) != value:
+                raise BadInput(
+                    f"--set {field}={changes[name][field]}: contradicts --method {names}, where "
+                    f"{field} is {value!r}; name the method {name}"
+                )
         chain.append((name, method))
         before, after = plain(default), plain(method)
-        differing[name] = {f: after[f] for f in changes[name] if after[f] != before[f]}
+        differing[name] = {f: after[f] for f in given if after[f] != before[f]}
     return tuple(chain), differing
 
 
@@ -278,6 +290,9 @@ def resolve(
     if chosen not in value.profiles:
         raise BadInput(f"--profile {chosen}: {unknown('profile', chosen, value.profiles)}")
     chain, overrides = choose_methods(method, settings, chosen)
+    for part in method.split("+"):
+        if note := registry.explain("methods", part):
+            progress.say(note)
     recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
     check_fit(chain, task, value.head, recipe.network, network)
     scored = tuple(dict.fromkeys((*value.protocols, *protocols)))

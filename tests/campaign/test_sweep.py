@@ -101,22 +101,23 @@ def test_the_protocols_of_all_tables_that_ask_are_scored_in_one_run(mini):
 
 def test_a_protocol_that_cannot_score_a_run_leaves_it_to_the_others(mini):
     """mini-1 asks for it under cbmt, mini-2 under dpl, which predicts in a mode of its own."""
-    text = BENCHMARK.replace('"source_only"', '"tent_online"')
+    text = BENCHMARK.replace('"source_only"', '"tent", overrides = { tent = { online = true } }')
     (mini / "benchmark.toml").write_text(text)
     sweep = make(mini, seeds=1)
     runs = {one.job.method: one for one in sweep.planned}
-    assert runs["tent_online"].run.protocols == ("strict", "cbmt")
-    assert "--protocol" not in runs["tent_online"].job.command
+    online = runs["tent online=true"]
+    assert online.run.protocols == ("strict", "cbmt")
+    assert "--protocol" not in online.job.command
     assert runs["cbmt"].run.protocols == ("strict", "cbmt", "dpl")
     assert [s.method for s in sweep.skipped] == ["adabn+dpl"]
     (problem,) = sweep.problems
-    assert problem.startswith("tent_online on tiny: protocol dpl predicts in a mode of its own")
+    assert problem.startswith("tent online=true on tiny: protocol dpl predicts in a mode of its own")
 
     head, _, last = text.split("[[tables]]")
     (mini / "benchmark.toml").write_text(f"{head}[[tables]]{last}")
     sweep = make(mini, seeds=1)
-    assert [s.method for s in sweep.skipped] == ["tent_online"], "no table would show it"
-    assert "tent_online" not in {one.job.method for one in sweep.planned}
+    assert [s.method for s in sweep.skipped] == ["tent online=true"], "no table would show it"
+    assert "tent online=true" not in {one.job.method for one in sweep.planned}
 
 
 def figure(values="[0.9, 0.98]", protocol="cbmt"):
