@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
+from sfdabench.core.fields import override
 from sfdabench.core.method import Method
 from sfdabench.report import benchmark, runs
 from sfdabench.report.describe import field_rows
@@ -89,7 +90,7 @@ def rows_in_papers(name: str) -> Iterator[str]:
 def page(name: str, compared: list[runs.Comparison]) -> str:
     """The page of one method, in Markdown."""
     entry: type[Method] = registry.load("methods", name)
-    needs = entry.needs
+    needs = entry().needs
     lines = [f"# {name}", ""]
     lines += [(inspect.getdoc(inspect.getmodule(entry)) or "").replace("\n", " "), ""]
     lines += ["```text", inspect.cleandoc(entry.__doc__ or ""), "```", ""]
@@ -101,6 +102,9 @@ def page(name: str, compared: list[runs.Comparison]) -> str:
         f"Network: {', '.join(sorted(needs.network)) or 'any'}.",
         "",
     ]
+    for other, preset in registry.variants(name).items():
+        setting = override(entry(), preset, owner=name).needs.setting
+        lines += [f"`{other}` is another name for `{label(name, {name: preset})}`: {setting}.", ""]
     if fields := field_rows(entry):
         lines += ["## Fields", "", "| `--set` | default | takes | from |", "|---|---|---|---|"]
         lines += [f"| `{f}` | `{d!r}` | {t} | {o} |" for f, d, t, o in fields]
@@ -143,7 +147,7 @@ def index() -> str:
     for name in registry.names("methods"):
         entry: type[Method] = registry.load("methods", name)
         title = (entry.__doc__ or "").splitlines()[0]
-        lines.append(f"| [{name}]({name}.md) | {entry.needs.setting} | {title} |")
+        lines.append(f"| [{name}]({name}.md) | {entry().needs.setting} | {title} |")
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ def _smoke(entry: type[Method], **changes: object) -> Method:
 
 
 def _head(entry: type[Method]) -> str:
-    return entry.needs.heads[0]
+    return entry().needs.heads[0]
 
 
 def _run(
@@ -92,7 +92,7 @@ def check_leaves_the_source_model_untouched(entry: type[Method]) -> None:
     """The start model is shared by every method; work on context.model()."""
     toy = Toy(head=_head(entry))
     done = _run(entry, toy)
-    fresh = source_model(toy, entry.needs)
+    fresh = source_model(toy, entry().needs)
     assert sha256(done.start.weights()) == sha256(fresh.weights()), "the start model moved"
 
 
@@ -101,7 +101,7 @@ def check_every_logged_loss_has_a_gradient(entry: type[Method]) -> None:
     done = _run(entry)
     dead = [name for name, largest in done.gradients.items() if largest == 0]
     assert not dead, f"no gradient reaches a trainable parameter from: {dead}"
-    if "parameters" in entry.needs.changes:
+    if "parameters" in entry().needs.changes:
         assert done.gradients, "no loss was logged: call context.log(name=loss) before backward"
 
 
@@ -125,16 +125,16 @@ def check_changes_what_it_declares_and_nothing_else(entry: type[Method]) -> None
         for name, value in before.items()
         if not torch.equal(value, after[name])
     }
-    undeclared = moved - entry.needs.changes
+    undeclared = moved - entry().needs.changes
     assert not undeclared, f"moved without being declared in needs.changes: {sorted(undeclared)}"
-    still = entry.needs.changes - moved
+    still = entry().needs.changes - moved
     assert not still, f"declared in needs.changes but did not move: {sorted(still)}"
 
 
 def check_killed_and_resumed_equals_never_killed(entry: type[Method]) -> None:
     """Bit for bit, killed after the first and the second epoch, or batch of an online method."""
     toy, method = Toy(head=_head(entry)), _smoke(entry)
-    whole, what = _hash(_run(entry, toy).deployed), "batch" if entry.needs.online else "epoch"
+    whole, what = _hash(_run(entry, toy).deployed), "batch" if entry().needs.online else "epoch"
     for last in range(2):
         with tempfile.TemporaryDirectory() as work:
             try:
@@ -142,7 +142,7 @@ def check_killed_and_resumed_equals_never_killed(entry: type[Method]) -> None:
             except Killed:
                 resumed = attempt(method, toy, Path(work))
             else:  # nothing was left to be killed in
-                assert last or not entry.needs.changes, f"no {what}: loop over context.epochs"
+                assert last or not entry().needs.changes, f"no {what}: loop over context.epochs"
                 break
         assert _hash(resumed.deployed) == whole, f"killed after {what} {last}: other weights"
 
@@ -152,7 +152,7 @@ def check_is_blind_to_target_labels(entry: type[Method]) -> None:
     head = _head(entry)
     one = _hash(_run(entry, Toy(head=head, labels=0)).deployed)
     other = _hash(_run(entry, Toy(head=head, labels=1)).deployed)
-    if entry.needs.target_labels:
+    if entry().needs.target_labels:
         assert one != other, "declares target_labels but does not use them"
     else:
         assert one == other, "target labels changed the weights"
@@ -174,6 +174,6 @@ def check_takes_odd_sizes(entry: type[Method]) -> None:
 
 def check_takes_two_and_five_classes_on_each_of_its_heads(entry: type[Method]) -> None:
     """Every head it is declared for."""
-    for head in entry.needs.heads:
+    for head in entry().needs.heads:
         for classes in (2, 5):
             _finite(_run(entry, Toy(head=head, classes=classes)).deployed)

@@ -42,7 +42,7 @@ def check_features_are_what_it_declares(entry: type[Network]) -> None:
     """Methods are matched to networks by these names."""
     module = _build(entry)
     has = {
-        "auxiliary": hasattr(module, "heads"),
+        "auxiliary": all(hasattr(module, n) for n in ("heads", "features", "classify_auxiliary")),
         "batch_norm": any(isinstance(m, _BatchNorm) for m in module.modules()),
         "dropout": any(
             isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in module.modules()
@@ -83,5 +83,9 @@ def check_first_of_two_heads_is_the_main_one(entry: type[Network]) -> None:
     with torch.no_grad():
         main, auxiliary = module.heads(images)  # type: ignore[operator]
         assert torch.equal(main, module(images)), "the first is another result than forward"
+        low, last = module.features(images)  # type: ignore[operator]
+        by_hand = module.classify(last, (57, 48)), module.classify_auxiliary(low, (57, 48))  # type: ignore[operator]
+        same = torch.equal(main, by_hand[0]) and torch.equal(auxiliary, by_hand[1])
+        assert same, "heads are not the two classifiers on the two of `features`"
     assert auxiliary.shape == main.shape, f"{tuple(auxiliary.shape)}, not {tuple(main.shape)}"
     assert not torch.equal(auxiliary, main), "both are one"

@@ -65,7 +65,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def capture(objects: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of modules, optimisers, schedulers (all with `state_dict`) and tensors."""
+    """The state of tensors, and of what has `state_dict`: modules, optimisers, endless streams."""
     return {
         name: item if isinstance(item, Tensor) else item.state_dict()
         for name, item in objects.items()
@@ -88,6 +88,10 @@ def bring_back(objects: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
                 item.copy_(saved[name])
         else:
             item.load_state_dict(saved[name])
+
+
+def _kept(deploy: nn.Module | None, state: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(state) if deploy is None else {"deploy": deploy, **state}
 
 
 @contextlib.contextmanager
@@ -126,15 +130,15 @@ def threads(count: int) -> Iterator[None]:
 class CheckpointKeeper:
     """Saves a loop in `folder`, one file a stage, and brings it back.
 
-    at_epoch: called as (stage, epoch, count, deploy) after each epoch, before it is saved, so
-        that what it writes is there whenever the checkpoint says so.
+    at_epoch: called as (stage, epoch, count, deploy, audited) after each epoch, before it is
+        saved, so that what it writes is there whenever the checkpoint says so.
     at_step: called with the losses of each step, before the backward pass.
     patience: an epoch is saved once this many times the cost of a save has passed since the last
         one; which epochs are saved never changes a number.
     """
 
     folder: Path
-    at_epoch: Callable[[int, int, int, nn.Module], None] | None = None
+    at_epoch: Callable[[int, int, int, nn.Module | None, bool], None] | None = None
     at_step: Callable[[Mapping[str, Tensor]], None] | None = None
     patience: float = 20.0
     _cost: float = 0.0
@@ -146,7 +150,7 @@ class CheckpointKeeper:
     def restore(
         self,
         stage: int,
-        deploy: nn.Module,
+        deploy: nn.Module | None,
         state: Mapping[str, Any],
         curves: dict[str, list[float]],
     ) -> int:
@@ -154,7 +158,7 @@ class CheckpointKeeper:
         if not self._path(stage).exists():
             return 0
         saved = read(self._path(stage))
-        bring_back({"deploy": deploy, **state}, saved["state"])
+        bring_back(_kept(deploy, state), saved["state"])
         restore_random_states(saved["random"])
         curves.clear()
         curves.update(saved["curves"])
@@ -165,19 +169,21 @@ class CheckpointKeeper:
         stage: int,
         epoch: int,
         count: int,
-        deploy: nn.Module,
+        deploy: nn.Module | None,
         state: Mapping[str, Any],
         curves: Mapping[str, list[float]],
+        *,
+        audited: bool,
     ) -> None:
         """Save the epoch where enough time has passed, the last one always."""
         if self.at_epoch is not None:
-            self.at_epoch(stage, epoch, count, deploy)
+            self.at_epoch(stage, epoch, count, deploy, audited)
         start = time.monotonic()
         if start - self._saved < self.patience * self._cost and epoch + 1 < count:
             return
         saved = {
             "epoch": epoch,
-            "state": capture({"deploy": deploy, **state}),
+            "state": capture(_kept(deploy, state)),
             "random": random_states(),
             "curves": dict(curves),
         }

@@ -29,16 +29,23 @@ class Method:
 
     paper: the publication, None for a control of ours.
     revision: raised when the numbers of a built-in method change.
-    needs: what it asks for; strictly source-free, label-free and offline by default.
+    needs: what a method with these field values asks for; strictly source-free, label-free and
+        offline by default. A method whose needs are always the same gives a value,
+        `needs = Needs(...)`; one whose needs follow from its fields, a property. So only an
+        instance can be asked: `registry.load("methods", name)().needs`.
     phantom: field values of the phantom profile, where the paper's schedule would take too long.
     smoke: field values that make a run take seconds, for the contract checks.
     """
 
     paper: ClassVar[Paper | None] = None
     revision: ClassVar[int] = 1
-    needs: ClassVar[Needs] = Needs()
     phantom: ClassVar[Mapping[str, Any]] = {}
     smoke: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def needs(self) -> Needs:
+        """What it asks for with these field values."""
+        return Needs()
 
     def adapt(self, context: Context) -> nn.Module:
         """Return the model to deploy on the target; `context` is all that may be used."""

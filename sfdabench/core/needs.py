@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Change = Literal["parameters", "statistics"]
-SETTINGS = ("none", "SFDA", "TTA", "UDA", "supervised")  # by how much they ask for
+Change = Literal["parameters", "statistics", "input"]
+SETTINGS = ("none", "SFDA", "SFDA+", "TTA", "UDA", "supervised")  # by how much they ask for
 
 
 @dataclass(frozen=True)
@@ -14,15 +14,19 @@ class Needs:
     """Declared capabilities; the context holds what is declared and nothing else.
 
     source_data: labelled source images during adaptation (UDA, not source-free).
+    source_stage: name of a stage that is trained on the source beside the source model, such as
+        a denoiser of label maps; None for no stage.
     class_ratio: the mean share of the image that each class takes, known from the source.
     target_labels: labels of the target training split (an oracle).
     online: no target training split; the deployed model learns from each batch that it predicts.
     heads: output heads it is defined for.
     network: features the network must have, such as "batch_norm".
     changes: what it may change of the source model; empty for one that deploys it as it is.
+        "input" stands for modules in front of the network.
     """
 
     source_data: bool = False
+    source_stage: str | None = None
     class_ratio: bool = False
     source_stage: str | None = None
     target_labels: bool = False
@@ -40,4 +44,6 @@ class Needs:
             return "UDA"
         if self.online:
             return "TTA"
+        if self.source_stage is not None:
+            return "SFDA+"
         return "SFDA" if self.changes else "none"

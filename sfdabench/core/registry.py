@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -29,9 +30,14 @@ FOLDERS = {
 }
 VALUES = ("tasks", "protocols")  # an entry of these kinds is a value, of the others a class
 PLUGINS = "sfdabench_plugins"  # the package that plug-in files and their helpers are modules of
-ALIASES = {
-    "datasets": {"btcv": "malbcv"},
-    "tasks": {"mr2ct": "chaos2malbcv"},
+# Another name -> the entry, and for a method the field values that the name stands for.
+ALIASES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "datasets": {"btcv": ("malbcv", {})},
+    "tasks": {"mr2ct": ("chaos2malbcv", {})},
+    "methods": {
+        "tent_online": ("tent", {"online": True}),
+        "self_ensembling_sf": ("self_ensembling", {"source": False}),
+    },
 }
 _plugins: list[Path] = []
 
@@ -103,6 +109,8 @@ def _modules(kind: str) -> dict[str, str]:
     def put(name: str, module: str, origin: object) -> None:
         if name in modules:
             raise BadInput(f"two {kind} are called '{name}' (the second in {origin}): rename one")
+        if name in ALIASES.get(kind, {}):
+            raise BadInput(f"{origin}: {explain(kind, name)}; rename the file")
         modules[name] = module
 
     package = f"sfdabench.{FOLDERS[kind].replace('/', '.')}"
@@ -121,18 +129,56 @@ def names(kind: str) -> list[str]:
     return sorted(_modules(kind))
 
 
+def resolve(kind: str, name: str) -> tuple[str, dict[str, Any]]:
+    """The entry's own name and the field values that `name` stands for, none for most names."""
+    own, fields = ALIASES.get(kind, {}).get(name, (name, {}))
+    return own, dict(fields)
+
+
 def canonical(kind: str, name: str) -> str:
-    """The entry's own name, where `name` is another one for it."""
-    return ALIASES.get(kind, {}).get(name, name)
+    """The entry's own name, where `name` is another one for it.
+
+    Raises BadInput for a name that stands for field values as well, which would be lost.
+    """
+    own, fields = resolve(kind, name)
+    if fields:
+        values = ", ".join(f"{field}={value!r}" for field, value in fields.items())
+        raise BadInput(f"'{name}' is another name for {own} with {values}: write that here")
+    return own
+
+
+def variants(method: str) -> dict[str, dict[str, Any]]:
+    """Other names for a method with certain field values, and these values."""
+    others = ALIASES["methods"].items()
+    return {name: dict(fields) for name, (own, fields) in others if own == method and fields}
+
+
+def explain(kind: str, name: str) -> str | None:
+    """A line on what another name for an entry stands for; None for the entry's own name."""
+    own, fields = resolve(kind, name)
+    if own == name:
+        return None
+    settings = "".join(f" --set {field}={json.dumps(value)}" for field, value in fields.items())
+    return f"{name} is another name for {own}{settings}"
 
 
 def kinds_of(name: str) -> list[str]:
     """The kinds that have an entry of this name. Raises BadInput where there is none."""
-    kinds = [kind for kind in FOLDERS if canonical(kind, name) in names(kind)]
+    kinds = [kind for kind in FOLDERS if resolve(kind, name)[0] in names(kind)]
     if not kinds:
         every = {entry for kind in FOLDERS for entry in (*names(kind), *ALIASES.get(kind, {}))}
         raise BadInput(unknown("entry", name, sorted(every)))
     return kinds
+
+
+def entry_module(dotted: str) -> ModuleType:
+    """The module of an entry by its full name, such as `sfdabench.methods.cbmt`.
+
+    Imports nothing else. Raises BadInput where no entry has that module.
+    """
+    if any(dotted in _modules(kind).values() for kind in FOLDERS):
+        return importlib.import_module(dotted)
+    raise BadInput(f"{dotted}: no file of an entry, built in or of a plug-in")
 
 
 @cache
@@ -163,8 +209,9 @@ def module_name(kind: str, name: str) -> str:
 def load(kind: str, name: str) -> Any:
     """The entry: a value for tasks and protocols, a class for the other kinds.
 
-    Raises BadInput for an unknown name (near ones are named) and for a file that defines not
-    exactly one entry. An error while the file is imported surfaces as it is.
+    Raises BadInput for an unknown name (near ones are named), for another name of a method with
+    certain field values, and for a file that defines not exactly one entry. An error while the
+    file is imported surfaces as it is.
     """
     module = importlib.import_module(module_name(kind, name))
     base = _base(kind)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sfdabench.core.errors import BadInput
 from sfdabench.core.seeding import generator
 
+Key = tuple[int, int, int]  # of a pass over the data: stage, epoch, passes in it so far
 View = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]
 PairedView = Callable[[Tensor, Tensor, Sequence[np.random.Generator]], tuple[Tensor, Tensor]]
+T = TypeVar("T")  # what a pass gives: batches, or pairs of images and masks
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Clock:
         """Begin an epoch."""
         self.stage, self.epoch, self.passes = stage, epoch, 0
 
-    def tick(self) -> tuple[int, int, int]:
+    def tick(self) -> Key:
         """A key for one more pass over the data within this epoch."""
         self.passes += 1
         return self.stage, self.epoch, self.passes
@@ -114,37 +117,49 @@ class Stream:
         # a view that changes nothing must not round
         return scaled, lambda seen: images if seen is scaled else seen * step + low
 
-    def _chunks(self, size: int, shuffle: bool, key: tuple[int, ...]) -> Iterator[np.ndarray]:
-        order = np.arange(len(self))
-        if shuffle:
-            order = generator(self.seed, self.name, "shuffle", *key).permutation(len(self))
+    def _order(self, shuffle: bool, key: Key) -> np.ndarray:
+        if not shuffle:
+            return np.arange(len(self))
+        return generator(self.seed, self.name, "shuffle", *key).permutation(len(self))
+
+    def _chunks(self, size: int, shuffle: bool, key: Key) -> Iterator[np.ndarray]:
+        order = self._order(shuffle, key)
         for start in range(0, len(order), size):
             yield order[start : start + size]
 
-    def _generators(
-        self, view: str, key: tuple[int, ...], index: np.ndarray
-    ) -> list[np.random.Generator]:
+    def _generators(self, view: str, key: Key, index: np.ndarray) -> list[np.random.Generator]:
         return [generator(self.seed, self.name, view, *key, int(i)) for i in index]
 
     def batches(self, size: int, *, shuffle: bool = True, **views: View) -> Iterator[Batch]:
         """One pass in batches of `size`, the last one short where N is no multiple of it."""
-        if not views:
-            raise ValueError("name at least one view, such as batches(8, weak=views.identity)")
+        _check_views(views)
         key = self.clock.tick()
         for index in self._chunks(size, shuffle, key):
-            images, finish = self._scaled(self._take(index))
-            shown = {
-                name: finish(view(images, self._generators(name, key, index)))
-                for name, view in views.items()
-            }
-            paired = partial(self._show_pair, images, finish, key, index)
-            yield Batch(torch.from_numpy(index), tuple(self.ids[i] for i in index), shown, paired)
+            yield self._batch(views, key, index)
+
+    def endless(self, size: int, *, shuffle: bool = True, **views: View) -> Endless[Batch]:
+        """Passes in batches of `size` without an end, the last batch of each short as in `batches`.
+
+        The draws are those of `batches` called again and again; hand it to the loop as state and
+        a killed run goes on in the middle of a pass.
+        """
+        _check_views(views)
+        return Endless(self, size, shuffle, partial(self._batch, views))
+
+    def _batch(self, views: Mapping[str, View], key: Key, index: np.ndarray) -> Batch:
+        images, finish = self._scaled(self._take(index))
+        shown = {
+            name: finish(view(images, self._generators(name, key, index)))
+            for name, view in views.items()
+        }
+        paired = partial(self._show_pair, images, finish, key, index)
+        return Batch(torch.from_numpy(index), tuple(self.ids[i] for i in index), shown, paired)
 
     def _show_pair(
         self,
         images: Tensor,
         finish: Callable[[Tensor], Tensor],
-        key: tuple[int, ...],
+        key: Key,
         index: np.ndarray,
         view: PairedView,
         maps: Tensor,
@@ -181,7 +196,71 @@ class LabelledStream(Stream):
         """One pass of (images (B, C, H, W), masks (B, K, H, W)), both under the same geometry."""
         key = self.clock.tick()
         for index in self._chunks(size, shuffle, key):
-            labels = torch.from_numpy(np.ascontiguousarray(self.labels[index])).to(self.device)
-            images, finish = self._scaled(self._take(index))
-            images, labels = view(images, labels, self._generators("pair", key, index))
-            yield finish(images), self.masks(labels)
+            yield self._pair(view, key, index)
+
+    def endless_pairs(
+        self, size: int, view: PairedView, *, shuffle: bool = True
+    ) -> Endless[tuple[Tensor, Tensor]]:
+        """`pairs` without an end, pass after pass; kept by a loop as `endless` is."""
+        return Endless(self, size, shuffle, partial(self._pair, view))
+
+    def _pair(self, view: PairedView, key: Key, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        labels = torch.from_numpy(np.ascontiguousarray(self.labels[index])).to(self.device)
+        images, finish = self._scaled(self._take(index))
+        images, labels = view(images, labels, self._generators("pair", key, index))
+        return finish(images), self.masks(labels)
+
+
+class Endless(Generic[T]):
+    """Batches of one pass over a stream after the other, which a loop can save and bring back.
+
+    show: (key of the pass, (B,) positions in the stream) -> what `next` gives. The clock ticks
+    when the first batch of a pass is asked for, so the order of passes over several streams is
+    that of their first batches.
+    """
+
+    def __init__(
+        self, stream: Stream, size: int, shuffle: bool, show: Callable[[Key, np.ndarray], T]
+    ) -> None:
+        self._stream, self._size, self._shuffle, self._show = stream, size, shuffle, show
+        self._key: Key | None = None  # of the pass that is under way
+        self._given = 0  # batches of it
+        self._order = np.arange(0)
+
+    def __iter__(self) -> Endless[T]:
+        return self
+
+    def __next__(self) -> T:
+        start = self._given * self._size
+        if self._key is None or start >= len(self._order):
+            self._begin(self._stream.clock.tick())
+            start = 0
+        assert self._key is not None
+        self._given += 1
+        return self._show(self._key, self._order[start : start + self._size])
+
+    def _begin(self, key: Key) -> None:
+        self._key, self._given = key, 0
+        self._order = self._stream._order(self._shuffle, key)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which pass is under way, how many of its batches were given, and of which size."""
+        return {"pass": self._key, "given": self._given, "size": self._size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was asked for. Raises BadInput for batches of another size."""
+        if state["size"] != self._size:
+            raise BadInput(
+                f"the checkpoint holds a pass in batches of {state['size']}, the method asks for "
+                f"{self._size}: the method changed since; run with --force"
+            )
+        self._key = None
+        if state["pass"] is not None:
+            stage, epoch, passes = state["pass"]
+            self._begin((stage, epoch, passes))
+        self._given = state["given"]
+
+
+def _check_views(views: Mapping[str, View]) -> None:
+    if not views:
+        raise ValueError("name at least one view, such as batches(8, weak=views.identity)")

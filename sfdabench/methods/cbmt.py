@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sfdabench.core.errors import RunFailed
 from sfdabench.core.fields import Fraction, Positive, PositiveInt
@@ -65,8 +65,8 @@ class CBMT(Method):
         teacher.train()
         optimiser = torch.optim.Adam(student.parameters(), self.learning_rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, self.lr_decay)
-        loop = {"student": student, "optimiser": optimiser, "schedule": schedule, "bank": bank}
-        for _ in context.epochs(self.epochs, deploy=teacher, **loop):
+        loop: dict[str, Any] = {"student": student, "optimiser": optimiser, "schedule": schedule}
+        for _ in context.epochs(self.epochs, deploy=teacher, bank=bank, **loop):
             background_weight = self.background_weight(bank)
             context.track(weight=background_weight)
             for batch in context.target.batches(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain, count
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import Fraction, NonNegative, Positive, PositiveInt
 from sfdabench.core.method import Method, Paper
 from sfdabench.core.needs import Needs
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 class SelfEnsembling(Method):
     """The student learns from source labels, and to agree with its average on the target.
 
+    source: False leaves the supervised step out, from methods-cross-modality.md §6.4 (ours). Then
+        no source image is looked at, an epoch is a pass over the target, and nothing but the
+        teacher's slowness keeps what the source taught. Adam divides the scale of a single loss
+        out, so `weight` counts chiefly against the L2 penalty.
     consistency: "none" is Table 3's ablation of the average: the target is not looked at. With
         deploy="student" as well it is Table 1's baseline, supervised only and without average.
     rate_ramp, weight_ramp, ema_switch: shares of the run, so that a short one sees the whole
@@ -30,6 +34,7 @@ class SelfEnsembling(Method):
     Ours too: the task's mild view of the source, and its short last batch is kept.
     """
 
+    source: bool = True  # paper §4
     epochs: PositiveInt = 350  # paper §4.4, passes over the source
     batch_size: PositiveInt = 12  # paper §4.4, of either domain
     learning_rate: Positive = 6e-4  # code
@@ -50,9 +55,17 @@ class SelfEnsembling(Method):
         "NeuroImage 2019",
         "https://github.com/neuropoly/domainadaptation",
     )
-    needs = Needs(source_data=True)
     phantom = {"epochs": 20, "ema": 0.99}
     smoke = {"epochs": 3, "batch_size": 4, "ema_switch": 1.0}  # so that all resumed state counts
+
+    def __post_init__(self) -> None:
+        if not self.source and self.consistency == "none":
+            raise BadInput("consistency=none with source=false: no loss is left to learn from")
+
+    @property
+    def needs(self) -> Needs:
+        """Source data, unless the supervised step is left out."""
+        return Needs(source_data=self.source)
 
     def adapt(self, context: Context) -> nn.Module:
         """Equation 3; both models in train mode, so the teacher's dropout is on."""
@@ -80,19 +93,20 @@ class SelfEnsembling(Method):
         )
         step = torch.tensor(0)
         deployed, other = (teacher, student) if self.deploy == "teacher" else (student, teacher)
-        loop = {"other": other, "optimiser": optimiser, "schedule": schedule, "step": step}
-        for epoch in context.epochs(self.epochs, deploy=deployed, **loop):
+        loop: dict[str, Any] = {"other": other, "optimiser": optimiser, "schedule": schedule}
+        size, view = self.batch_size, SOURCE[context.augmentation]
+        for epoch in context.epochs(self.epochs, deploy=deployed, step=step, **loop):
             progress = epoch / self.epochs
             weight = self.weight * ramp_up(progress, self.weight_ramp)
             context.track(weight=weight)
-            target = chain.from_iterable(
-                context.target.batches(self.batch_size, plain=identity) for _ in count()
-            )
-            for images, masks in context.source.pairs(
-                self.batch_size, SOURCE[context.augmentation]
-            ):
-                loss = dice_loss(student(images), masks, context.head)
-                losses = {"task": loss}
+            target = context.target.endless(size, plain=identity)
+            if self.source:
+                source = context.source.endless_pairs(size, view)
+            for _ in range((context.source if self.source else context.target).steps(size)):
+                losses, loss = {}, torch.zeros(())
+                if self.source:
+                    images, masks = next(source)
+                    losses["task"] = loss = dice_loss(student(images), masks, context.head)
                 if self.consistency == "none":
                     with torch.no_grad():
                         teacher(images)  # its batch-norm statistics, where it has any

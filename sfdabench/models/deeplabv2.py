@@ -25,8 +25,19 @@ class DeepLabV2(nn.Module):
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> logits of the main and of the auxiliary head, (B, K, H, W) both."""
         size = images.shape[-2], images.shape[-1]
-        third, fourth = self.backbone(images)
-        return self.classify(fourth, size), resize(self.auxiliary(third).float(), size)
+        third, fourth = self.features(images)
+        return self.classify(fourth, size), self.classify_auxiliary(third, size)
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> features of the third stage, for the auxiliary head, and of the fourth.
+
+        (B, 16 * width, H/8, W/8), rounded up, and twice as wide.
+        """
+        return self.backbone(images)
+
+    def classify_auxiliary(self, low: Tensor, size: tuple[int, int]) -> Tensor:
+        """Features of the third stage -> logits (B, K, *size), enlarged in float32."""
+        return resize(self.auxiliary(low).float(), size)
 
     def penultimate(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> features of the fourth stage (B, 32 * width, H/8, W/8), rounded up."""

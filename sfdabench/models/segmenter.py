@@ -53,6 +53,21 @@ class Segmenter(nn.Module):
         with self._autocast(features):
             return self._network.classify(features, size).float()
 
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> what `classify_auxiliary` and what `classify` takes, float32.
+
+        One forward pass for both heads and their features; for networks with "auxiliary".
+        """
+        images = images.contiguous(memory_format=self.memory_format)
+        with self._autocast(images):
+            low, last = self._network.features(images)
+        return low.float(), last.float()
+
+    def classify_auxiliary(self, low: Tensor, size: tuple[int, int]) -> Tensor:
+        """The first of `features` -> logits (B, K, *size) of the auxiliary head, float32."""
+        with self._autocast(low):
+            return self._network.classify_auxiliary(low, size).float()
+
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> logits of the main and the auxiliary head, (B, K, H, W) both, float32."""
         images = images.contiguous(memory_format=self.memory_format)

@@ -58,8 +58,16 @@ class DualUNet(UNet):
     def heads(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> logits of the main and of the auxiliary head, (B, K, H, W) both."""
         size = images.shape[-2], images.shape[-1]
-        below, last = self.last_levels(images)
-        return self.classify(last, size), resize(self.auxiliary(below).float(), size)
+        low, last = self.features(images)
+        return self.classify(last, size), self.classify_auxiliary(low, size)
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the two that the auxiliary and the main classifier take."""
+        return self.last_levels(images)
+
+    def classify_auxiliary(self, low: Tensor, size: tuple[int, int]) -> Tensor:
+        """Features of the level below the last -> logits (B, K, *size), enlarged in float32."""
+        return resize(self.auxiliary(low).float(), size)
 
 
 def _block(channels: int, width: int, stride: int = 1) -> nn.Sequential:

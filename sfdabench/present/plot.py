@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
+from sfdabench.core.fields import override
 from sfdabench.core.near import unknown
 from sfdabench.core.paths import check_writable, data_root
 from sfdabench.core.progress import Progress
@@ -233,7 +234,10 @@ def _check_private(out: Path | None) -> None:
 
 def _online(variant: Variant) -> bool:
     """Whether its runs learnt while they predicted, so that no weights give what was scored."""
-    return registry.load("methods", variant.runs[0].chain[-1]).needs.online
+    run = variant.runs[0]
+    name = run.chain[-1]
+    fields = run.overrides.get(name, {})
+    return override(registry.load("methods", name)(), fields, owner=name).needs.online
 
 
 def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:

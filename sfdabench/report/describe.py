@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from sfdabench.core import registry
 from sfdabench.core.dataset import Dataset
-from sfdabench.core.fields import describe
+from sfdabench.core.fields import describe, override
 from sfdabench.core.method import Paper
 from sfdabench.core.protocol import Protocol
 from sfdabench.core.task import Domain, Task
@@ -16,7 +16,8 @@ from sfdabench.core.task import Domain, Task
 
 def describe_entry(kind: str, name: str) -> str:
     """The page that `sfdabench show` prints."""
-    name = registry.canonical(kind, name)
+    note = registry.explain(kind, name)
+    name, _ = registry.resolve(kind, name)
     entry = registry.load(kind, name)
     if isinstance(entry, Task):
         body = _task(entry)
@@ -25,8 +26,9 @@ def describe_entry(kind: str, name: str) -> str:
     elif issubclass(entry, Dataset):
         body = _dataset(entry)
     else:
-        body = _configurable(entry, kind)
-    return "\n".join([f"{name} ({kind.removesuffix('s')})", "", *body])
+        body = _configurable(entry, kind, name)
+    title = [f"{name} ({kind.removesuffix('s')})", ""]
+    return "\n".join([*([note, ""] if note else []), *title, *body])
 
 
 def _paper(paper: Paper | None) -> list[str]:
@@ -123,10 +125,10 @@ def field_rows(entry: type) -> list[tuple[str, Any, str, str]]:
     ]
 
 
-def _configurable(entry: Any, kind: str) -> list[str]:
+def _configurable(entry: Any, kind: str, name: str) -> list[str]:
     lines = [inspect.cleandoc(entry.__doc__ or ""), ""]
     if kind == "methods":
-        needs = entry.needs
+        needs = entry().needs
         lines += [
             *_paper(entry.paper),
             f"setting: {needs.setting}; heads: {', '.join(needs.heads)}; "
@@ -134,16 +136,19 @@ def _configurable(entry: Any, kind: str) -> list[str]:
         ]
         if needs.network:
             lines.append(f"needs of the network: {', '.join(sorted(needs.network))}")
+        for other, fields in registry.variants(name).items():
+            setting = override(entry(), fields, owner=name).needs.setting
+            lines.append(f"{registry.explain(kind, other)} (setting: {setting})")
         flag = "--set"
     else:
         lines.append(f"features: {', '.join(sorted(entry.features)) or 'none'}")
         flag = "--source-set"
-    if fields := field_rows(entry):
+    if rows := field_rows(entry):
         lines += ["", f"fields ({flag} FIELD=VALUE):"]
         shorter = getattr(entry, "phantom", {})
-        for name, default, takes, origin in fields:
+        for field, default, takes, origin in rows:
             note = f"  # {origin}" if origin else ""
-            if name in shorter:
-                note += f"; {shorter[name]!r} in the phantom profile"
-            lines.append(f"  {name} = {default!r} ({takes}){note}")
+            if field in shorter:
+                note += f"; {shorter[field]!r} in the phantom profile"
+            lines.append(f"  {field} = {default!r} ({takes}){note}")
     return lines

@@ -82,6 +82,8 @@ class Comparison:
             if variant.label == label:
                 return variant
         for part in labels.split(label)[0].split("+"):
+            if note := registry.explain("methods", part):
+                raise BadInput(f"{note}; runs are called by that method and its fields")
             if part not in registry.names("methods"):
                 raise BadInput(unknown("method", part, registry.names("methods")))
         recorded = ", ".join(f"'{variant.label}'" for variant in self.variants)

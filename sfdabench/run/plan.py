@@ -281,17 +281,21 @@ def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
     """'a+b' and --set texts -> the chain, the source-side stages it asks for, and the overrides.
 
     Defaults are those of the profile. A field that several of them have, and any field of a
-    source-side stage, is named `owner.field`.
+    source-side stage, is named `owner.field`. Another name for a method, such as tent_online, adds
+    the field values that it stands for. Raises BadInput where a --set contradicts them.
     """
-    wanted = names.split("+")
-    entries = {name: registry.load("methods", name) for name in wanted}
-    if len(entries) != len(wanted):
+    parts = names.split("+")
+    resolved = {part: registry.resolve("methods", part) for part in parts}
+    presets = dict(resolved.values())
+    wanted = list(presets)
+    if len(wanted) != len(parts):
         raise BadInput(f"--method {names}: a method may stand in a chain once")
-    given = pairs(settings, "--set")
-    changes: dict[str, dict[str, str]] = {name: {} for name in wanted}
-    staged: dict[str, dict[str, str]] = {}
-    for full, value in given.items():
+    entries = {name: registry.load("methods", name) for name in wanted}
+    changes: dict[str, dict[str, Any]] = {name: {} for name in wanted}
+    staged: dict[str, dict[str, Any]] = {}
+    for full, value in pairs(settings, "--set").items():
         owner, dot, field = full.rpartition(".")
+        owner = resolved.get(owner, (owner, {}))[0]
         if dot and owner in entries:
             changes[owner][field] = value
         elif dot:
@@ -305,7 +309,14 @@ def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
             changes[(owners or wanted)[0]][full] = value
     chain, overrides = [], {}
     for name in wanted:
-        method, overrides[name] = _configured("method", name, entries[name], changes[name], profile)
+        given = presets[name] | changes[name]
+        method, overrides[name] = _configured("method", name, entries[name], given, profile)
+        for field, value in presets[name].items():
+            if getattr(method, field) != value:
+                raise BadInput(
+                    f"--set {field}={changes[name][field]}: contradicts --method {names}, where "
+                    f"{field} is {value!r}; name the method {name}"
+                )
         chain.append((name, method))
     stages = dict.fromkeys(m.needs.source_stage for _, m in chain if m.needs.source_stage)
     for owner in staged.keys() - stages.keys():
@@ -326,7 +337,7 @@ def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
 
 
 def _configured(
-    kind: str, name: str, entry: Any, changes: Mapping[str, str], profile: str
+    kind: str, name: str, entry: Any, changes: Mapping[str, Any], profile: str
 ) -> tuple[Any, dict[str, Any]]:
     """The entry with its profile's values and the changes, and those that differ from them."""
     usual = entry.phantom if profile == "phantom" else {}
@@ -468,6 +479,9 @@ def resolve(
     if chosen not in value.profiles:
         raise BadInput(f"--profile {chosen}: {unknown('profile', chosen, value.profiles)}")
     methods = choose_methods(method, settings, chosen)
+    for part in method.split("+"):
+        if note := registry.explain("methods", part):
+            progress.say(note)
     cache = cache_root()
     given = None if source is None else sources.find(cache, source)
     if given is not None:

@@ -305,7 +305,7 @@ class _Making:
         with self.progress.stage(f"adaptation ({stage.name})") as advance:
 
             def at_epoch(
-                loop: int, epoch: int, count: int, deploy: nn.Module | None, audited: bool = True
+                loop: int, epoch: int, count: int, deploy: nn.Module | None, audited: bool
             ) -> None:
                 if audit is not None and deploy is not None and audited and not online:
                     self._seal(loop, epoch, deploy, audit, prepared)

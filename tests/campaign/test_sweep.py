@@ -98,7 +98,7 @@ def test_the_protocols_of_all_tables_that_ask_are_scored_in_one_run(mini):
     assert found["tiny", "adabn"] == ("cbmt",)
     assert found["scgm_to_site3", "source_only"] == ("cbmt",)
     runs = {one.job.method: one for one in make(mini).planned}
-    assert runs["source_only"].run.protocols == ("strict", "cbmt", "dpl")
+    assert runs["source_only"].run.protocol_names == ("strict", "cbmt", "dpl")
     assert told(runs["source_only"], "--protocol") == ["strict", "cbmt", "dpl"]
     assert told(runs["adabn"], "--protocol") == ["strict", "cbmt"]
 
@@ -114,8 +114,8 @@ def test_a_protocol_of_the_user_scores_the_runs_that_it_fits(mini):
     (mini / "benchmark.toml").write_text(f"{head}rows = {rows}")
     sweep = make(mini, seeds=1, protocols=("dpl", "cbmt"))
     runs = {one.job.method: one for one in sweep.planned}
-    assert runs["source_only"].run.protocols == ("strict", "cbmt", "dpl")
-    assert runs["tent_online"].run.protocols == ("strict", "cbmt")
+    assert runs["source_only"].run.protocol_names == ("strict", "cbmt", "dpl")
+    assert runs["tent_online"].run.protocol_names == ("strict", "cbmt")
     (problem,) = sweep.problems
     assert problem.startswith("tent_online on tiny: protocol dpl predicts in a mode of its own")
     with pytest.raises(BadInput, match="unknown protocol 'dlp': did you mean dpl"):
@@ -132,22 +132,25 @@ def test_a_sweep_has_a_precision(mini):
 
 def test_a_protocol_that_cannot_score_a_run_leaves_it_to_the_others(mini):
     """mini-1 asks for it under cbmt, mini-2 under dpl, which predicts in a mode of its own."""
-    text = BENCHMARK.replace('"source_only"', '"tent_online"')
+    text = BENCHMARK.replace('"source_only"', '"tent", overrides = { tent = { online = true } }')
     (mini / "benchmark.toml").write_text(text)
     sweep = make(mini, seeds=1)
     runs = {one.job.method: one for one in sweep.planned}
-    assert runs["tent_online"].run.protocols == ("strict", "cbmt")
-    assert told(runs["tent_online"], "--protocol") == ["strict", "cbmt"]
-    assert runs["cbmt"].run.protocols == ("strict", "cbmt", "dpl")
+    online = runs["tent online=true"]
+    assert online.run.protocol_names == ("strict", "cbmt")
+    assert told(online, "--protocol") == ["strict", "cbmt"]
+    assert runs["cbmt"].run.protocol_names == ("strict", "cbmt", "dpl")
     assert [s.method for s in sweep.skipped] == ["adabn+dpl"]
     (problem,) = sweep.problems
-    assert problem.startswith("tent_online on tiny: protocol dpl predicts in a mode of its own")
+    assert problem.startswith(
+        "tent online=true on tiny: protocol dpl predicts in a mode of its own"
+    )
 
     head, _, last = text.split("[[tables]]")
     (mini / "benchmark.toml").write_text(f"{head}[[tables]]{last}")
     sweep = make(mini, seeds=1)
-    assert [s.method for s in sweep.skipped] == ["tent_online"], "no table would show it"
-    assert "tent_online" not in {one.job.method for one in sweep.planned}
+    assert [s.method for s in sweep.skipped] == ["tent online=true"], "no table would show it"
+    assert "tent online=true" not in {one.job.method for one in sweep.planned}
 
 
 def figure(values="[0.9, 0.98]", protocol="cbmt"):
@@ -178,10 +181,10 @@ def test_a_figure_scores_the_plain_run_by_its_protocol_too(mini):
     text = BENCHMARK.replace('protocol = "dpl"', 'protocol = "cbmt"')
     (mini / "benchmark.toml").write_text(text + figure(protocol="beal"))
     runs = {one.job.method: one for one in make(mini, seeds=1).planned}
-    assert runs["cbmt"].run.protocols == ("strict", "cbmt", "beal")
+    assert runs["cbmt"].run.protocol_names == ("strict", "cbmt", "beal")
     assert told(runs["cbmt"], "--protocol") == ["strict", "cbmt", "beal"]
-    assert runs["cbmt ema=0.9"].run.protocols == ("strict", "cbmt", "beal")
-    assert runs["cbmt alpha=0.0"].run.protocols == ("strict", "cbmt")
+    assert runs["cbmt ema=0.9"].run.protocol_names == ("strict", "cbmt", "beal")
+    assert runs["cbmt alpha=0.0"].run.protocol_names == ("strict", "cbmt")
     assert "cbmt ema=0.98" not in runs
 
 

@@ -56,8 +56,8 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch):
     whole = go(plan(tmp_path / "whole", "cuda"))
     save = checkpoint.CheckpointKeeper.end_of_epoch
 
-    def die(self, *arguments):
-        save(self, *arguments)
+    def die(self, *arguments, **named):
+        save(self, *arguments, **named)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", die)

@@ -101,7 +101,7 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     asked = Request("grid", tmp_path / "results", out=tmp_path / "figures", device="cpu")
     said = Said()
     files = plot(asked, said)
-    assert "grid: tent_online learnt while it predicted, left out" in said.lines
+    assert "grid: tent online=true learnt while it predicted, left out" in said.lines
     assert [path.name for path in files] == ["grid-tiny.png", "grid-tiny.svg"]
     assert_not_blank(files[0])
     (figure,) = saved
@@ -121,8 +121,10 @@ def test_a_grid_and_a_tsne_of_photographs(recorded, saved, tmp_path):
     with pytest.raises(BadInput, match="give one --method of those recorded"):
         plot(dataclasses.replace(unchosen, methods=("source_only",)), QUIET)
     for figure in ("grid", "tsne"):
-        asked = dataclasses.replace(unchosen, figure=figure, methods=("tent_online",))
-        with pytest.raises(BadInput, match=rf"{online}: tent_online learnt while it predicted"):
+        asked = dataclasses.replace(unchosen, figure=figure, methods=("tent online=true",))
+        with pytest.raises(
+            BadInput, match=rf"{online}: tent online=true learnt while it predicted"
+        ):
             plot(asked, QUIET)
 
     asked = Request("tsne", tmp_path / "results", tmp_path, methods=("adabn",), device="cpu")

@@ -24,6 +24,11 @@ def plan(tmp_path, **changes):
         ({"settings": ["dpl.ema=0.9"]}, "unknown method of this run 'dpl'"),
         ({"method": "cbmt+mean_teacher", "settings": ["ema=0.9"]}, "say cbmt.ema"),
         ({"method": "cbmt+cbmt"}, "once"),
+        ({"method": "tent+tent_online"}, "once"),
+        (
+            {"method": "tent_online", "settings": ["online=false"]},
+            "--set online=false: contradicts --method tent_online, where online is True",
+        ),
         ({"method": "tent_online+adabn"}, "nothing follows it"),
         (
             {"method": "tent_online", "protocols": ["dpl"]},
@@ -148,6 +153,26 @@ def test_an_alias_is_the_entry_itself(tmp_path):
     assert registry.load("tasks", "mr2ct") is registry.load("tasks", "chaos2malbcv")
     assert registry.load("datasets", "btcv") is registry.load("datasets", "malbcv")
     assert registry.kinds_of("mr2ct") == ["tasks"]
+
+
+def test_another_name_for_a_method_sets_its_fields(tmp_path):
+    said = []
+    progress = Progress(quiet=True)
+    progress.say = said.append
+    run = plan(tmp_path, method="adabn+tent_online", progress=progress)
+    assert run.method_name == "adabn+tent"
+    assert run.overrides == {"adabn": {}, "tent": {"online": True}}
+    assert run.online
+    assert said == ["tent_online is another name for tent --set online=true"]
+    spelled = plan(tmp_path, method="adabn+tent", settings=["online=true"])
+    assert spelled.key == run.key
+    for more in ("online=true", "tent_online.online=true", "tent.online=true"):
+        assert plan(tmp_path, method="adabn+tent_online", settings=[more]).key == run.key
+    slow = plan(tmp_path, method="tent_online", settings=["tent_online.steps=2"])
+    assert slow.overrides == {"tent": {"online": True, "steps": 2}}
+    free = plan(tmp_path, method="self_ensembling_sf")
+    assert free.overrides == {"self_ensembling": {"source": False}}
+    assert free.chain[0][1].epochs == 20, "the values of the phantom profile hold as well"
 
 
 def test_phantom_values_hold_in_the_phantom_profile_only(tmp_path):

@@ -130,14 +130,15 @@ def test_a_chain_starts_from_what_the_first_deploys(adapted, out):
 def test_an_online_method_is_scored_by_what_it_predicted_while_it_learnt(adapted, out):
     record = go(plan(out, "tent_online"))
     assert record["status"] == "done", record.get("traceback")
-    assert record["setting"] == "TTA"
+    assert (record["method"], record["setting"]) == ("tent", "TTA")
+    assert record["overrides"] == {"tent": {"online": True}}
     assert record["audit"] is None
     assert record["deployed_sha256"] != record["source_sha256"]
     assert record["scores"] != record["source_only"]["scores"]
     again = go(plan(out, "tent_online"), force=True)
     assert again["scores"] == record["scores"]
     assert again["deployed_sha256"] == record["deployed_sha256"]
-    (loss,) = record["curves"]["tent_online"]["loss"]
+    (loss,) = record["curves"]["tent"]["loss"]
     assert loss > 0
     others = go(plan(out, "tent_online", settings=["batch_size=1"]))
     assert others["scores"] != record["scores"]
@@ -168,8 +169,8 @@ def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_pa
     save, before, seen = CheckpointKeeper.end_of_epoch, torch.get_num_threads(), []
 
     def kill_in(name):
-        def end_of_epoch(self, stage, epoch, *arguments):
-            save(self, stage, epoch, *arguments)
+        def end_of_epoch(self, stage, epoch, *arguments, **named):
+            save(self, stage, epoch, *arguments, **named)
             seen.append(torch.get_num_threads())
             if name in str(self.folder) and epoch == 1:
                 raise KeyboardInterrupt
@@ -343,10 +344,10 @@ def test_a_disk_that_fills_up_loses_no_epoch(tmp_path, monkeypatch, adapted):
     run = plan(tmp_path, "cbmt", settings=["epochs=3"])
     save = checkpoint.CheckpointKeeper.end_of_epoch
 
-    def full(self, stage, epoch, *arguments):
+    def full(self, stage, epoch, *arguments, **named):
         if epoch == 1 and "cbmt" in str(self.folder):
             raise OSError(28, "No space left on device")
-        save(self, stage, epoch, *arguments)
+        save(self, stage, epoch, *arguments, **named)
 
     monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", full)
     record = go(run)
