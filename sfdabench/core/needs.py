@@ -26,7 +26,6 @@ class Needs:
     """
 
     source_data: bool = False
-    source_stage: str | None = None
     class_ratio: bool = False
     source_stage: str | None = None
     target_labels: bool = False

@@ -97,7 +97,7 @@ class Stage:
     start: Stage | None = None
     beside: tuple[Stage, ...] = ()
     device: str | None = None
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @cached_property
     def key(self) -> str:
@@ -143,7 +143,7 @@ class Stage:
         start, problem = values["start"], values["problem"]
         classes = {name: tuple(labels) for name, labels in problem["classes"].items()}
         return cls(
-            **values
+            **dict(values)
             | {
                 "problem": Problem(**problem | {"classes": classes}),
                 "start": None if start is None else cls.read(start),

@@ -44,9 +44,10 @@ def from_bytes(data: bytes, origin: Path | str) -> tuple[dict[str, Tensor], dict
     return state, header.get("__metadata__", {})
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """State dict of a local .safetensors, or of a .pth or .pt read without running its pickle.
+def read(path: Path, wrapped: Collection[str] = ()) -> dict[str, Tensor]:
+    """State dict of a local .safetensors, or of a .pth or .pt read by torch's restricted unpickler.
 
+    wrapped: names under which a checkpoint may hold the state dict beside other things.
     Raises BadInput where the file is missing, of another kind, broken, or no dict of tensors.
     """
     path = Path(path)
@@ -68,6 +69,9 @@ def read(path: Path) -> dict[str, Tensor]:
     ) as error:
         reason = str(error).partition("\n")[0]
         raise BadInput(f"{path}: not a whole state dict of plain tensors ({reason})") from error
+    if isinstance(state, dict):
+        inner = [state[name] for name in wrapped if isinstance(state.get(name), dict)]
+        state = inner[0] if len(inner) == 1 else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise BadInput(f"{path}: holds no state dict (names -> tensors)")
     return state

@@ -15,12 +15,23 @@ WIDTH = 120
 
 
 class Entry(Protocol):
-    """An entry of the cache (`run.cache.Entry`)."""
+    """An entry of the cache, as `run.cache` lists it."""
 
-    kind: str
-    name: str
-    bytes: int
-    used: float
+    @property
+    def kind(self) -> str:
+        """What it is."""
+
+    @property
+    def name(self) -> str:
+        """What the cache calls it."""
+
+    @property
+    def bytes(self) -> int:
+        """How large it is."""
+
+    @property
+    def used(self) -> float:
+        """When it was last changed, in seconds since 1970."""
 
 
 def _text(table: Table) -> str:

@@ -35,7 +35,12 @@ from sfdabench.core.streams import Clock, LabelledStream, Stream
 from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict, seal
 from sfdabench.models.composites import describe, rebuild
-from sfdabench.models.segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
+from sfdabench.models.segmenter import (
+    PREDICTED_TOGETHER,
+    OnlineSegmenter,
+    Precision,
+    Segmenter,
+)
 from sfdabench.models.weights import sha256, to_bytes
 from sfdabench.prepare import streams
 from sfdabench.prepare.arrays import Prepared
@@ -107,7 +112,7 @@ def network_of(stage: Stage) -> Network:
     return override(entry(), stage.network_fields, owner=f"network {stage.network}")
 
 
-def model_of(artefact: Artefact, device: str, precision: str) -> Segmenter:
+def model_of(artefact: Artefact, device: str, precision: Precision) -> Segmenter:
     """The stored model in eval mode: a fresh network, filled from the stored weights.
 
     Raises BadInput where they are damaged or of another network.
