@@ -129,6 +129,7 @@ def changed(unit: str) -> list[str]:
     ]
 
 
+@cache  # a process imports code of ours once, and looks at it once; a sweep asks for each run
 def _unit_code(unit: str) -> str:
     if not changed(unit):
         return f"r{released()[unit].revision}"
@@ -221,9 +222,15 @@ def _does_nothing(item: object, parent: ast.AST) -> bool:
     return bare or isinstance(item, ast.Pass)
 
 
+@cache
+def _ours() -> dict[Path, str]:
+    """The unit of each file that is part of one."""
+    return {path: unit for unit, paths in units().items() for path in paths}
+
+
 def _plugin_code(module: str) -> str:
     """The digest of a plug-in's module and of all that it imports of its folder and of ours."""
-    ours = {path: unit for unit, paths in units().items() for path in paths}
+    ours = _ours()
     top, _, below = module.partition(".")
     own = _source(module)
     # A module without a package has its helpers beside it; others have them in their package.

@@ -19,6 +19,28 @@ SCRIPT = Path(__file__).parents[2] / "docs" / "write_revisions.py"
 CURE = "then, in both cases, run `python docs/write_revisions.py`"
 
 
+def in_a_new_process(function):
+    """What a process that starts now is told; one that runs has looked at our code already."""
+
+    def fresh(*arguments):
+        code._unit_code.cache_clear()
+        code._ours.cache_clear()
+        return function(*arguments)
+
+    return fresh
+
+
+entry_code, shared_code = in_a_new_process(code.entry_code), in_a_new_process(code.shared_code)
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """No test leaves what it made of our code to the next."""
+    yield
+    code._unit_code.cache_clear()
+    code._ours.cache_clear()
+
+
 def digest(text):
     return code.tree_digest(text.encode())
 
@@ -132,27 +154,27 @@ ALL += [("stages", "source_training")]
 
 def test_released_code_is_a_revision_and_is_not_parsed(package, monkeypatch):
     monkeypatch.setattr(ast, "parse", lambda *_: pytest.fail("parsed"))
-    assert [code.entry_code(*entry) for entry in ALL] == ["r1"] * 4
-    assert code.entry_code("datasets", "btcv") == code.entry_code("datasets", "malbcv") == "r1"
-    assert code.shared_code(*code.GROUPS) == dict.fromkeys(code.GROUPS, "r1")
-    assert code.shared_code("models", "core") == {"core": "r1", "models": "r1"}
+    assert [entry_code(*entry) for entry in ALL] == ["r1"] * 4
+    assert entry_code("datasets", "btcv") == entry_code("datasets", "malbcv") == "r1"
+    assert shared_code(*code.GROUPS) == dict.fromkeys(code.GROUPS, "r1")
+    assert shared_code("models", "core") == {"core": "r1", "models": "r1"}
 
 
 def test_an_edited_entry_is_a_digest_and_nothing_else_is(package):
     path = package / "methods" / "cbmt.py"
     path.write_text("# A comment.\n" + path.read_text())
-    assert code.entry_code("methods", "cbmt") == "r1"
+    assert entry_code("methods", "cbmt") == "r1"
     edit(path, "0.9", "0.8")
-    edited = code.entry_code("methods", "cbmt")
+    edited = entry_code("methods", "cbmt")
     assert len(edited) == 16
-    assert code.entry_code("methods", "tent") == "r1"
+    assert entry_code("methods", "tent") == "r1"
     edit(path, "0.8", "0.7")
-    assert code.entry_code("methods", "cbmt") not in (edited, "r1")
+    assert entry_code("methods", "cbmt") not in (edited, "r1")
 
 
 def test_an_entry_that_is_not_released_is_a_digest(package):
     shutil.copy(package / "methods" / "tent.py", package / "methods" / "newer.py")
-    assert len(code.entry_code("methods", "newer")) == 16
+    assert len(entry_code("methods", "newer")) == 16
 
 
 @pytest.mark.parametrize(
@@ -168,7 +190,7 @@ def test_an_entry_that_is_not_released_is_a_digest(package):
 )
 def test_an_edited_file_of_a_group_makes_it_a_digest(package, group, name):
     (package / name).write_text((package / name).read_text() + "\nEDITED = 1\n")
-    codes = code.shared_code(*code.GROUPS)
+    codes = shared_code(*code.GROUPS)
     assert len(codes.pop(group)) == 16
     assert set(codes.values()) == {"r1"}
     (package / name).unlink()
@@ -178,8 +200,8 @@ def test_an_edited_file_of_a_group_makes_it_a_digest(package, group, name):
 def test_a_file_more_changes_a_group_unless_it_is_an_exception(package):
     (package / "models" / "another.py").write_text("x = 1\n")
     edit(package / "prepare" / "fetch.py", "import shutil", "import os, shutil")
-    assert len(code.shared_code("models")["models"]) == 16
-    assert code.shared_code("prepare") == {"prepare": "r1"}
+    assert len(shared_code("models")["models"]) == 16
+    assert shared_code("prepare") == {"prepare": "r1"}
 
 
 def test_every_pattern_of_a_group_is_of_files_that_are_there():
@@ -219,12 +241,12 @@ def test_writing_revisions_lists_what_is_accepted(package, monkeypatch):
         f"models: {as_before}: models/unet.py",
         f"methods/cbmt: {as_before}: methods/cbmt.py",
     ]
-    assert code.entry_code("methods", "cbmt") == "r1"
+    assert entry_code("methods", "cbmt") == "r1"
     edit(path, "0.8", "0.7")
     monkeypatch.setattr(CBMT, "revision", 2)
     (package / "networks" / "unet_dual.py").unlink()
     assert write_revisions() == ["methods/cbmt: revision 1 -> 2", "networks/unet_dual: gone"]
-    assert code.entry_code("methods", "cbmt") == "r2"
+    assert entry_code("methods", "cbmt") == "r2"
 
 
 @pytest.mark.parametrize("unit", ["core", "methods/cbmt"])
@@ -254,9 +276,9 @@ def test_revisions_need_no_torch_and_no_import_of_an_entry():
 
 def test_values_have_no_code():
     with pytest.raises(ValueError, match="tasks are values"):
-        code.entry_code("tasks", "refuge2rimone")
+        entry_code("tasks", "refuge2rimone")
     with pytest.raises(BadInput, match="did you mean cbmt"):
-        code.entry_code("methods", "cbmtt")
+        entry_code("methods", "cbmtt")
 
 
 # -- Plug-ins
@@ -292,7 +314,7 @@ def plugins(tmp_path, monkeypatch):
 
 def test_a_plugin_is_a_digest_of_its_file_and_of_the_helpers_it_imports(plugins):
     def code_of():
-        return code.entry_code("methods", "mine")
+        return entry_code("methods", "mine")
 
     before = code_of()
     assert len(before) == 16
@@ -312,21 +334,21 @@ def test_a_plugin_is_a_digest_of_its_file_and_of_the_helpers_it_imports(plugins)
 
 
 def test_a_plugin_does_not_depend_on_where_its_folder_is(plugins, tmp_path_factory, monkeypatch):
-    before = code.entry_code("methods", "mine")
+    before = entry_code("methods", "mine")
     copy = shutil.copytree(plugins, tmp_path_factory.mktemp("elsewhere") / "copy")
     monkeypatch.setattr(registry, "_plugins", [])
     registry.add_plugins(copy)
-    assert code.entry_code("methods", "mine") == before
+    assert entry_code("methods", "mine") == before
 
 
 def test_a_plugin_that_extends_an_entry_of_ours_changes_with_it(plugins, package):
     mine = plugins / "methods" / "mine.py"
     mine.write_text("from sfdabench.methods.cbmt import CBMT\nclass Mine(CBMT): pass\n")
-    before = code.entry_code("methods", "mine")
+    before = entry_code("methods", "mine")
     edit(package / "methods" / "tent.py", "import", "import os\nimport")
-    assert code.entry_code("methods", "mine") == before
+    assert entry_code("methods", "mine") == before
     edit(package / "methods" / "cbmt.py", "0.9", "0.8")
-    assert code.entry_code("methods", "mine") != before
+    assert entry_code("methods", "mine") != before
 
 
 @pytest.fixture
@@ -378,22 +400,22 @@ def test_an_entry_point_is_a_digest_of_its_module_and_of_its_package(
     installed, module, files, helper
 ):
     folder = installed(module, files)
-    before = code.entry_code("methods", "third")
+    before = entry_code("methods", "third")
     assert module not in sys.modules
     (folder / helper).write_text("x = dice = 2")
-    assert code.entry_code("methods", "third") not in (before, "r1")
+    assert entry_code("methods", "third") not in (before, "r1")
 
 
 def test_an_entry_point_without_a_file_is_named(installed):
     installed("third_gone", {})
     with pytest.raises(BadInput, match="third_gone: there is no file of this module"):
-        code.entry_code("methods", "third")
+        entry_code("methods", "third")
 
 
 def test_a_plugin_that_cannot_be_parsed_surfaces_as_it_is(plugins):
     (plugins / "methods" / "_helper.py").write_text("def")
     with pytest.raises(SyntaxError):
-        code.entry_code("methods", "mine")
+        entry_code("methods", "mine")
 
 
 def test_the_wheel_carries_the_revisions():
