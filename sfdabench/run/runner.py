@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import sfdabench
-from sfdabench.core.checkpoint import threads
+from sfdabench.core.checkpoint import same_threads, threads
 from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.fields import plain
 from sfdabench.core.files import atomic, held
@@ -69,8 +69,15 @@ def _recorded(run: Run, stages: Stages, progress: Progress) -> Record:
         if record is not None:
             progress.say(f"found {path}")
             return record
-        record = Execution(run, stages, progress).record()
+        work = path.with_suffix(".work")
+        try:
+            with same_threads(work, progress.say):
+                record = Execution(run, stages, progress).record()
+        except BadInput:  # a killed run keeps it, and goes on with as many threads
+            shutil.rmtree(work)
+            raise
         records.write(path, record)
+        shutil.rmtree(work)
         return record
 
 

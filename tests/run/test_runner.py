@@ -1,7 +1,5 @@
 """A whole run in this process, on a task of a few seconds."""
 
-import csv
-import json
 import unittest.mock
 
 import pytest
@@ -9,8 +7,9 @@ import pytest
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
+from sfdabench.run import artefacts
 from sfdabench.run.plan import resolve
-from sfdabench.store import records
+from sfdabench.store import cases, records
 
 QUIET = Progress(quiet=True)
 
@@ -46,7 +45,7 @@ def adapted(out, session_cache):
 def test_record_holds_what_a_reader_asks_for(adapted):
     run, record = adapted
     assert record.status == "done", record.traceback
-    assert record == json.loads(run.record_path.read_text()) | {}
+    assert record == records.read(run.record_path)
     assert record.data == "phantom"
     assert record.fields["cbmt"]["epochs"] == 3
     assert record.overrides == {"cbmt": {"epochs": 3}}
@@ -56,41 +55,42 @@ def test_record_holds_what_a_reader_asks_for(adapted):
     assert record.threads >= 1
     assert set(record.scores) == {"strict", "cbmt"}
     assert set(record.scores["strict"]) == {"cup", "disc"}
-    assert record.source_only.scores["strict"]["disc"]["dice"]["n"] == record.cases["test"]
+    assert record.scores["strict"]["disc"]["dice"].n == record.cases.test
     assert len(record.curves["cbmt"]["weight"]) == 3
     assert record.peak_memory_bytes > 0
-    assert set(record.seconds) == {"source", "adapt", "evaluate", "total"}
-    records.read(run.record_path)
+    assert all(v is not None for v in record.seconds.model_dump().values())
+    assert [(s.maker, s.name) for s in record.stages] == [
+        ("stages", "source_training"),
+        ("methods", "cbmt"),
+    ]
+    assert [s.sha256 for s in record.stages] == [record.source_sha256, record.deployed_sha256]
+    assert record.source_key == record.stages[0].key == run.source.key
 
 
 def test_means_are_those_of_the_case_file(adapted):
     run, record = adapted
-    with run.record_path.with_suffix(".csv").open() as file:
-        rows = list(csv.DictReader(file))
     values = [
         float(row["value"])
-        for row in rows
-        if (row["protocol"], row["model"], row["class"], row["metric"])
-        == ("strict", "deployed", "cup", "dice")
+        for row in cases.read(run.record_path)
+        if (row["protocol"], row["class"], row["metric"]) == ("strict", "cup", "dice")
     ]
-    assert len(values) == record.cases["test"]
-    assert sum(values) / len(values) == pytest.approx(
-        record.scores["strict"]["cup"]["dice"]["mean"]
-    )
+    assert len(values) == record.cases.test
+    assert sum(values) / len(values) == pytest.approx(record.scores["strict"]["cup"]["dice"].mean)
 
 
 def test_audit_is_of_the_epochs_and_its_last_is_the_score(adapted):
     _, record = adapted
     audit = record.audit
-    for protocol, dice in audit["dice_by_epoch"].items():
+    assert audit.epochs == (0, 1, 2)
+    for protocol, dice in audit.dice_by_epoch.items():
         assert len(dice) == 3
-        best = audit["best"]["epoch"][protocol]
+        best = audit.best.epoch[protocol]
         assert dice[best] == max(dice)
         means = record.scores[protocol]
-        last = sum(means[name]["dice"]["mean"] for name in means) / len(means)
+        last = sum(means[name]["dice"].mean for name in means) / len(means)
         assert dice[-1] == pytest.approx(last)
-        assert audit["gap"][protocol] == pytest.approx(max(dice) - last)
-    assert audit["best"]["oracle"] is True
+        assert audit.gap[protocol] == pytest.approx(max(dice) - last)
+    assert audit.best.oracle is True
 
 
 def test_a_finished_run_is_found_and_force_repeats_it_bit_for_bit(adapted):
@@ -104,13 +104,20 @@ def test_a_finished_run_is_found_and_force_repeats_it_bit_for_bit(adapted):
     assert again.scores == record.scores
 
 
-def test_source_only_scores_are_the_unadapted_ones_of_every_method(adapted, out):
-    _, record = adapted
+def test_the_unadapted_scores_are_the_source_models_own_record(adapted, out):
+    """Every method names it; it is made with the first of them and never again."""
+    run, record = adapted
+    stamp = run.unadapted.record_path.stat().st_mtime_ns
     plain = go(plan(out))
+    assert plan(out).record_path.stat().st_mtime_ns == stamp
+    assert plain.key == record.unadapted
     assert plain.source_sha256 == record.source_sha256 == plain.deployed_sha256
-    assert plain.scores == record.source_only.scores == plain.source_only.scores
-    assert plain.audit is None
-    assert plain.setting == "none"
+    assert (plain.unadapted, plain.audit, plain.setting) == (None, None, "none")
+    assert records.unadapted_of(record, out) == plain
+    labelled = plan(out, "supervised", settings=["epochs=1"])
+    assert labelled.unadapted.record_path == plan(out).record_path
+    with_another = plan(out, "cbmt", settings=["epochs=3"], protocols=["beal"])
+    assert with_another.unadapted.key != plain.key
 
 
 def test_deployed_weights_are_on_disk_under_their_hash(adapted):
@@ -125,6 +132,22 @@ def test_a_chain_starts_from_what_the_first_deploys(adapted, out):
     alone = go(plan(out, "adabn"))
     assert chained.deployed_sha256 == alone.deployed_sha256
     assert chained.method == "adabn+source_only"
+    assert chained.stages == alone.stages
+
+
+def test_the_first_of_a_chain_is_adapted_once_for_its_own_row_and_the_chain(adapted, out):
+    """The two share a stage, so the second run finds it."""
+    from sfdabench.run import realise
+
+    settings = ["adabn.batch_size=3", "threshold.epochs=1"]
+    chained = plan(out, "adabn+threshold", settings=settings)
+    alone = plan(out, "adabn", settings=["batch_size=3"])
+    assert chained.links[0].key == alone.final.key
+    first = go(chained)
+    with unittest.mock.patch.object(realise, "_Making", side_effect=AssertionError("made again")):
+        second = go(alone)
+    assert second.status == "done", second.traceback
+    assert second.deployed_sha256 == first.stages[1].sha256
 
 
 def test_an_online_method_is_scored_by_what_it_predicted_while_it_learnt(adapted, out):
@@ -134,7 +157,7 @@ def test_an_online_method_is_scored_by_what_it_predicted_while_it_learnt(adapted
     assert record.overrides == {"tent": {"online": True}}
     assert record.audit is None
     assert record.deployed_sha256 != record.source_sha256
-    assert record.scores != record.source_only.scores
+    assert record.scores != records.unadapted_of(record, out).scores
     again = go(plan(out, "tent_online"), force=True)
     assert again.scores == record.scores
     assert again.deployed_sha256 == record.deployed_sha256
@@ -178,7 +201,7 @@ def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_pa
     said = []
     monkeypatch.setattr(QUIET, "say", said.append)
     try:
-        for count, name in enumerate(("sources", "0-cbmt"), whole.threads):
+        for count, name in enumerate(("source_training", "cbmt"), whole.threads):
             torch.set_num_threads(count)
             kill_in(name)
             with pytest.raises(KeyboardInterrupt):
@@ -228,7 +251,7 @@ def test_another_seed_is_another_source_model(adapted, out):
     run, _ = adapted
     other = plan(out, "cbmt", seed=1, settings=["epochs=3"])
     assert other.key != run.key
-    assert other.source_key != run.source_key
+    assert other.source.key != run.source.key
 
 
 METHOD = """
@@ -271,12 +294,15 @@ def test_a_failed_run_is_a_record_with_its_reason(
     assert reason in record.reason
     assert records.read(run.record_path).status == "failed"
     assert record.source_sha256 == adapted[1].source_sha256
-    assert "scores" in record
+    assert record.scores == {}
+    assert not run.record_path.with_suffix(".work").exists()
 
 
 def test_a_failed_run_is_tried_again(tmp_path, monkeypatch, adapted):
     run = plan(tmp_path)
-    records.write_json(run.record_path, adapted[1] | {"status": "failed"})
+    failed = records.unadapted_of(adapted[1], adapted[0].out).model_dump(by_alias=True)
+    failed |= {"status": "failed", "reason": "no power"}
+    records.write(run.record_path, records.Record.model_validate(failed))
     assert go(run).status == "done"
 
 
@@ -286,7 +312,7 @@ def test_a_corrupt_source_model_is_found_by_its_hash_and_trained_anew(
     monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
     run = plan(tmp_path / "out")
     first = go(run)
-    path = next((tmp_path / "cache" / "sources").glob("*/model.safetensors"))
+    path = next((tmp_path / "cache" / "stages").glob("source_training-*/weights.safetensors"))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -294,6 +320,10 @@ def test_a_corrupt_source_model_is_found_by_its_hash_and_trained_anew(
     assert again.source_sha256 == first.source_sha256
     path.write_bytes(b"short")
     assert go(run, force=True).source_sha256 == first.source_sha256
+    card = path.with_name("card.json")
+    for text in ("null", "[]", "{", card.read_text().replace('"size": 32', '"size": 33')):
+        card.write_text(text)
+        assert go(run, force=True).source_sha256 == first.source_sha256
 
 
 def test_weights_of_another_network_are_refused_before_the_data_is_read(tmp_path, monkeypatch):
@@ -304,28 +334,30 @@ def test_weights_of_another_network_are_refused_before_the_data_is_read(tmp_path
         go(run)
     assert not (tmp_path / "cache" / "prepared").exists()
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
-    assert not run.record_path.with_suffix(".work").exists()
+    assert not list((tmp_path / "cache").glob("stages/*.work"))
 
 
 def test_a_refused_run_leaves_a_work_folder_only_with_work_in_it(tmp_path, adapted):
     run = plan(tmp_path, seed=7)
-    threads = run.source_folder.with_name(f"{run.source_folder.name}.work") / "threads"
+    folder = artefacts.place(run.cache, run.source)
+    threads = folder.with_name(f"{folder.name}.work") / "threads"
     threads.parent.mkdir(parents=True)
     threads.write_text("many")
-    work = run.record_path.with_suffix(".work")
     with pytest.raises(BadInput, match="holds no number of threads"):
         go(run)
-    assert not work.exists()
-    (work / "0-cbmt").mkdir(parents=True)
+    assert not threads.parent.exists()
+    threads.parent.mkdir()
+    threads.write_text("many")
+    (threads.parent / "stage-0.safetensors").touch()
     with pytest.raises(BadInput, match="holds no number of threads"):
         go(run)
-    assert (work / "0-cbmt").exists()
+    assert threads.exists()
 
 
 def test_bad_records_are_named(tmp_path, adapted):
     run = plan(tmp_path)
     run.record_path.parent.mkdir(parents=True)
-    run.record_path.write_text('{"schema": 1, "sta')
+    run.record_path.write_text('{"schema": 2, "sta')
     with pytest.raises(BadInput, match="not a whole record"):
         go(run)
     run.record_path.write_text('{"schema": 99}')
@@ -339,7 +371,7 @@ def test_bad_records_are_named(tmp_path, adapted):
 def test_a_disk_that_fills_up_loses_no_epoch(tmp_path, monkeypatch, adapted):
     from sfdabench.core import checkpoint
 
-    run = plan(tmp_path, "cbmt", settings=["epochs=3"])
+    run = plan(tmp_path, "cbmt", settings=["epochs=3", "ema=0.5"])
     save = checkpoint.CheckpointKeeper.end_of_epoch
 
     def full(self, stage, epoch, *arguments, **named):
@@ -351,7 +383,10 @@ def test_a_disk_that_fills_up_loses_no_epoch(tmp_path, monkeypatch, adapted):
     record = go(run)
     assert record.status == "failed"
     assert "No space left" in record.reason
-    assert (run.record_path.with_suffix(".work") / "0-cbmt" / "stage-0.safetensors").exists()
+    folder = artefacts.place(run.cache, run.final)
+    work = folder.with_name(f"{folder.name}.work")
+    assert (work / "stage-0.safetensors").exists()
     monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", save)
-    assert go(run).deployed_sha256 == adapted[1].deployed_sha256
-    assert not run.record_path.with_suffix(".work").exists()
+    resumed = go(run).deployed_sha256
+    assert resumed == go(run, force=True).deployed_sha256
+    assert not work.exists()
