@@ -8,6 +8,7 @@ import pytest
 
 from sfdabench import cli
 from sfdabench.core import registry
+from sfdabench.store import cases, records
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported; workers share the cores
 
@@ -61,3 +62,116 @@ def pytest_collection_modifyitems(items):
 
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device here"))
+
+
+class Factory:
+    """Makes valid records, and keeps them in a folder as runs do."""
+
+    def score(self, mean, n=3, undefined=0):
+        """A score over `n` cases; over none where there is no mean."""
+        n = 0 if mean is None else n
+        return {"mean": mean, "std": 0.1 if n > 1 else None, "n": n, "undefined": undefined}
+
+    def means(self, protocols, classes, **metrics):
+        """The same scores for each protocol and class; Dice 0.5 where no Dice is given."""
+        one = {name: self.score(mean) for name, mean in ({"dice": 0.5} | metrics).items()}
+        return {protocol: dict.fromkeys(classes, one) for protocol in protocols}
+
+    def audit(self, dice, best=None, epochs=None):
+        """Of Dice by epoch, the same for each protocol of `best`, the scores of the best epoch."""
+        best = best or self.means(["strict"], ["cup", "disc"], dice=max(dice))
+        at = max(range(len(dice)), key=dice.__getitem__)
+        return {
+            "criterion": "mean Dice over classes",
+            "best": {"oracle": True, "epoch": dict.fromkeys(best, at), "scores": best},
+            "last": {"epoch": len(dice) - 1},
+            "epochs": epochs or list(range(len(dice))),
+            "dice_by_epoch": {protocol: list(dice) for protocol in best},
+            "gap": dict.fromkeys(best, dice[at] - dice[-1]),
+        }
+
+    def __call__(self, method="source_only", seed=0, **changes):
+        """A finished run on the phantom; `changes` of any key, key and hashes follow from them."""
+        names = method.split("+")
+        failed = changes.get("status") == "failed"
+        value = {
+            **{"status": "done", "reason": "diverged" if failed else None},
+            **{"task": "refuge2rimone", "method": method, "seed": seed},
+            "setting": {"source_only": "none", "supervised": "supervised"}.get(method, "SFDA"),
+            **{"fields": {name: {} for name in names}, "overrides": {name: {} for name in names}},
+            **{"profile": "phantom", "data": "phantom", "recipe": {"size": 72}},
+            **{"source_overrides": {}, "manifest_sha256": records.digest({"target": 0})},
+            "source": {"selected_epoch": 2, "validation_dice": 0.9, "seconds": 40.0},
+            **{"spacing_unit": "pixel", "scored_on_training_cases": False},
+            **{"cases": {"adapt": 9, "test": 3}, "device": "cpu", "device_name": "x86_64"},
+            **{"precision": "float32", "memory_format": "channels_last", "threads": 1},
+            **{"versions": {"torch": "2.13.0"}, "commit": None, "peak_memory_bytes": 1},
+            "seconds": {"source": 0.5, "adapt": 8.0, "evaluate": 2.0, "total": 10.5},
+            "scores": {} if failed else self.means(["strict"], ["cup", "disc"]),
+        } | changes
+        start = {name: value[name] for name in ("task", "seed", "recipe")}
+        value = {
+            "source_key": records.digest(start),
+            "source_sha256": records.digest(start | {"of": "weights"}),
+            "empties": {
+                protocol: {n: dict.fromkeys(("prediction", "reference", "both"), 0) for n in of}
+                for protocol, of in value["scores"].items()
+            },
+        } | value
+        value.setdefault("key", self._key(value))
+        if not failed:
+            deployed = value["key"] if method != "source_only" else value["source_sha256"]
+            value = {"deployed_sha256": deployed, "unadapted": self._unadapted(value)} | value
+        return records.Record.model_validate(value)
+
+    def _key(self, value):
+        names = ("task", "method", "seed", "fields", "profile", "data", "recipe", "source_sha256")
+        names += ("manifest_sha256", "device", "precision")
+        return records.digest(
+            {name: value[name] for name in names} | {"protocols": list(value["scores"])}
+        )
+
+    def _unadapted(self, value):
+        """The key of the record of the same source model on the same data."""
+        if value["method"] == "source_only":
+            return None
+        return self._key(value | {"method": "source_only", "fields": {"source_only": {}}})
+
+    def keep_source(self, out, record, scores, by_case=None, **changes):
+        """Write the record of a run's source model, where there is none, with these scores.
+
+        Returns the record of the run, which names it. A supervised run may learn from another
+        split than the others: `changes` is what its source model does not share with it.
+        """
+        same = {"task", "seed", "profile", "data", "recipe", "source_overrides", "source_key"}
+        same |= {"source_sha256", "manifest_sha256", "spacing_unit", "cases", "device"}
+        same |= {"device_name", "precision"}
+        source = self(scores=scores, **record.model_dump(include=same) | changes)
+        if not records.record_path(out, source.task, "source_only", source.key).exists():
+            self.keep(out, source, by_case)
+        return record.model_copy(update={"unadapted": source.key})
+
+    def keep(self, out, record, by_case=None, name=None):
+        """Write it where a run would, or beside as `name`; by_case: class -> case -> Dice, the
+        same for each protocol. Returns the path.
+        """
+        path = records.record_path(out, record.task, record.method, record.key)
+        path = path.with_name(f"{name}.json") if name else path
+        records.write(path, record)
+        if by_case is not None:
+            cases.write(
+                path.with_suffix(".csv"),
+                [
+                    {"protocol": protocol, "case": case, "class": class_, "metric": "dice",
+                     "value": "" if value is None else repr(value), "undefined": int(value is None)}
+                    for protocol in record.scores
+                    for class_, of_class in by_case.items()
+                    for case, value in of_class.items()
+                ],
+            )  # fmt: skip
+        return path
+
+
+@pytest.fixture(scope="session")
+def make_record():
+    return Factory()

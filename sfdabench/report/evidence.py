@@ -10,7 +10,7 @@ from typing import Any
 from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark, Block, Column, Layout, Row
 from sfdabench.store import labels
-from sfdabench.store.records import Means, Score, Stored
+from sfdabench.store.records import Means, Record, Score, Stored
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def by_seed(found: Iterable[Stored]) -> dict[int, list[Stored]]:
 def recorded_twice(found: Sequence[Stored]) -> list[str]:
     """A line for each seed with several runs that may stand for each other.
 
-    Records of the source model under other protocols may: each run has one under its own.
+    Those of the source model may differ in what each run has one for: device and protocols.
     """
     return [
         f"seed {seed} is recorded {len(members)} times, the first with the protocol counts "
@@ -196,8 +196,13 @@ def recorded_twice(found: Sequence[Stored]) -> list[str]:
 
 def _repeats(members: Sequence[Stored]) -> bool:
     if all(record.method == "source_only" for record in members):
-        return len({frozenset(record.scores) for record in members}) < len(members)
+        return len({kind_of_source(record) for record in members}) < len(members)
     return len(members) > 1
+
+
+def kind_of_source(record: Record) -> tuple[str, ...]:
+    """What tells records of one source model apart: each run has one like itself."""
+    return (record.device, record.precision, *sorted(record.scores))
 
 
 def within(found: Sequence[Stored], apart: Mapping[str, str]) -> list[Stored]:
@@ -235,7 +240,7 @@ def gather(
 def _notes(
     row: Row, column: Column, protocol: str, runs: Sequence[Run], failed: Sequence[Stored]
 ) -> list[str]:
-    notes = [f"seed {r.seed} failed: {r.reason}" for r in failed]
+    notes = [f"seed {r.seed} failed: {r.why}" for r in failed]
     if row.read == "best" and runs:
         listed = ", ".join(_best_epoch(run.record, protocol) for run in runs)
         notes.append(f"best epoch on test labels, from 1: {listed}")

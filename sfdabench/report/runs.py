@@ -16,7 +16,7 @@ from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.core.needs import SETTINGS
-from sfdabench.report.evidence import clashes, settings
+from sfdabench.report.evidence import clashes, kind_of_source, settings
 from sfdabench.store import labels, records
 from sfdabench.store.records import Record, Stored
 
@@ -183,11 +183,11 @@ def compare(
     for record in sorted(found, key=partial(_place, protocol)):
         what = f"{record.path} ({label_of(record)}, seed {record.seed})"
         if not record.done:
-            problems.append(f"{what}: failed ({record.reason}), left out")
+            problems.append(f"{what}: failed ({record.why}), left out")
             continue
         by_seed = variants.setdefault(label_of(record), {})
         first = by_seed.setdefault(record.seed, record)
-        if first is not record and not _of_other_protocols(first, record):
+        if first is not record and not _of_other_kinds(first, record):
             problems.append(f"{what}: recorded before in {first.path}")
     runs = [record for by_seed in variants.values() for record in by_seed.values()]
     if not runs:
@@ -205,9 +205,9 @@ def compare(
     )
 
 
-def _of_other_protocols(first: Record, second: Record) -> bool:
-    """Whether both are of the source model, of which each run has a record under its protocols."""
-    return first.method == "source_only" and first.scores.keys() != second.scores.keys()
+def _of_other_kinds(first: Record, second: Record) -> bool:
+    """Whether both are of the source model, of which each run has a record like itself."""
+    return first.method == "source_only" and kind_of_source(first) != kind_of_source(second)
 
 
 def _task(results: Path, task: str | None, recorded: set[str], advice: str) -> str:

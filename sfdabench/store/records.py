@@ -42,14 +42,23 @@ def _json(value: Any) -> Any:
     return value
 
 
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("not one line of text")
+    return value
+
+
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, MinLen(1)]
+Entry = Annotated[str, StringConstraints(pattern=r"^\w+$")]  # of the registry; a field, a curve
+Chain = Annotated[str, StringConstraints(pattern=r"^\w+(\+\w+)*$")]
+Line = Annotated[str, AfterValidator(_printable)]
+Name = Annotated[Line, MinLen(1)]
 Count = Annotated[int, Interval(ge=0, lt=2**63)]
 Number = Annotated[float, Interval(ge=-1e60, le=1e60)]  # sums and squares of many stay finite
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Duration = Annotated[float, Interval(ge=0, le=1e12)]  # seconds
 Value = Annotated[JsonValue, AfterValidator(_json)]
-Fields = dict[str, dict[str, Value]]  # method -> field -> value
+Fields = dict[Entry, dict[Entry, Value]]  # method -> field -> value
 
 
 class _Part(BaseModel):
@@ -77,8 +86,8 @@ class Score(_Part):
         return self
 
 
-Metrics = dict[str, Score]
-Means = dict[str, dict[str, Metrics]]  # protocol -> class -> metric
+Metrics = dict[Entry, Score]
+Means = dict[Entry, dict[Name, Metrics]]  # protocol -> class -> metric
 
 
 class Empties(_Part):
@@ -113,7 +122,7 @@ class StageMade(_Part):
     maker: Name
     name: Name
     key: Digest
-    code: dict[str, str]
+    code: dict[Name, Line]
     sha256: Digest
     seconds: Duration = 0.0
 
@@ -131,7 +140,7 @@ class Best(_Part):
     """The best audited epoch of each protocol, by its place in `epochs`, and all its scores."""
 
     oracle: Literal[True] = True
-    epoch: dict[str, Count]
+    epoch: dict[Entry, Count]
     scores: Means
 
 
@@ -149,12 +158,12 @@ class Audit(_Part):
     gap: protocol -> Dice of the best of them minus that of the deployed model.
     """
 
-    criterion: str
+    criterion: Line
     best: Best
     last: Last
     epochs: Annotated[tuple[Count, ...], MinLen(1)]
-    dice_by_epoch: dict[str, tuple[Fraction, ...]]
-    gap: dict[str, Annotated[float, Interval(ge=-1, le=1)]]
+    dice_by_epoch: dict[Entry, tuple[Fraction, ...]]
+    gap: dict[Entry, Annotated[float, Interval(ge=-1, le=1)]]
 
     @model_validator(mode="after")
     def _of_its_epochs(self) -> Self:
@@ -190,18 +199,18 @@ class Record(_Part):
     schema_version: Literal[2] = Field(SCHEMA, alias="schema")
     key: Digest
     status: Literal["done", "failed"]
-    reason: Name | None
+    reason: Annotated[str, MinLen(1)] | None
     traceback: str | None = None
-    task: Name
-    method: Name
+    task: Entry
+    method: Chain
     setting: Annotated[str, AfterValidator(_setting)]
     fields: Fields
     overrides: Fields
     seed: Count
     profile: Name
     data: Literal["phantom", "real"]
-    recipe: dict[str, Value]
-    source_overrides: dict[str, Value]
+    recipe: dict[Entry, Value]
+    source_overrides: dict[Entry, Value]
     source_stages: Fields = {}
     source_key: Digest | None
     source_sha256: Digest | None = None
@@ -216,19 +225,19 @@ class Record(_Part):
     scored_on_training_cases: bool
     cases: Cases
     device: Name
-    device_name: str
+    device_name: Line
     precision: Literal["float32", "bfloat16"]
-    memory_format: str | None = None
+    memory_format: Line | None = None
     threads: Annotated[int, Ge(1)]
-    versions: dict[str, str]
-    commit: str | None
+    versions: dict[Name, Line]
+    commit: Line | None
     seconds: Seconds
     peak_memory_bytes: Count
     peak_device_bytes: Count | None = None
     scores: Means = {}
-    empties: dict[str, dict[str, Empties]] = {}
+    empties: dict[Entry, dict[Name, Empties]] = {}
     audit: Audit | None = None
-    curves: dict[str, dict[str, tuple[Number, ...]]] = {}
+    curves: dict[Entry, dict[Entry, tuple[Number, ...]]] = {}
 
     @property
     def chain(self) -> tuple[str, ...]:
@@ -240,8 +249,15 @@ class Record(_Part):
         """Whether the run ended well."""
         return self.status == "done"
 
+    @property
+    def why(self) -> str:
+        """The reason of a failed run, in one line."""
+        return _line(self.reason or "")
+
     @model_validator(mode="after")
     def _of_its_methods(self) -> Self:
+        if len(set(self.chain)) < len(self.chain):
+            raise ValueError(f"{self.method} names a method twice")
         named = self.fields.keys() | self.source_stages.keys()
         if set(self.chain) != self.fields.keys() or not self.overrides.keys() <= named:
             raise ValueError(f"fields or overrides are not those of {self.method}")

@@ -2,10 +2,10 @@
 
 import csv
 import io
-import json
 import re
 import subprocess
 import sys
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,13 @@ from sfdabench.core import paths
 from sfdabench.core.errors import BadInput
 from sfdabench.report import benchmark as papers
 from sfdabench.report import render, tables
+from sfdabench.store import records
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FIELDS = {
     "source_only": {},
     "adabn": {"batch_size": 8},
+    "tent": {"steps": 1},
     "supervised": {"epochs": 40},
     "pseudo_label": {
         **{"epochs": 20, "batch_size": 8, "learning_rate": 2.5e-5, "lr_decay": 0.9},
@@ -42,7 +44,8 @@ def scores(disc, cup, cases=60, undefined=0):
     """Dice as given; ASSD is a pixel a point short of 1; `undefined` cup distances are dropped."""
 
     def one(mean, n=cases, undefined=0):
-        return {"mean": mean, "std": 0.1, "n": n, "undefined": undefined}
+        n = 0 if mean is None else n
+        return {"mean": mean, "std": 0.1 if n else None, "n": n, "undefined": undefined}
 
     def two(dice, lost):
         distance = None if dice is None or lost == cases else 100 * (1 - dice)
@@ -57,43 +60,48 @@ def results(tmp_path):
 
 
 @pytest.fixture
-def put(results):
-    """Write a record: put(method, seed, disc, cup, fields set by the user, **changed keys)."""
+def put(results, make_record):
+    """Write a record, and that of its source model where there is none.
+
+    put(method, seed, disc, cup, fields set by the user, **changed keys); the source model has a
+    Dice of 0.88 on the disc and of 0.76 on the cup.
+    """
 
     def write(method, seed=0, disc=0.93, cup=0.81, overrides=None, **keys):
         overrides = overrides or {}
         cases = keys.pop("cases", 60)
         chain = method.split("+")
-        record = {
-            **{"schema": 1, "status": "done", "reason": None, "task": "refuge2rimone"},
-            **{"method": method, "setting": "SFDA", "seed": seed, "profile": "paper"},
-            **{"data": "real", "manifest_sha256": "dada" * 16, "source_key": "k"},
-            **{"source_sha256": f"{seed}5ce" * 16, "deployed_sha256": "d", "recipe": RECIPE},
-            **{
-                "device": "cpu",
-                "device_name": "x86_64",
-                "precision": "float32",
-                "commit": "c",
-                "seconds": 1.0,
-            },
-            "fields": {name: {**FIELDS[name], **overrides.get(name, {})} for name in chain},
-            "overrides": {name: overrides.get(name, {}) for name in chain},
-            "scores": scores(disc, cup, cases),
-            "empties": {},
-            "source_only": {"scores": scores(0.88, 0.76, cases), "empties": {}},
-            "audit": {
-                "best": {"epoch": {"cbmt": 3}, "scores": scores(disc + 0.01, cup + 0.01, cases)},
-                "last": {"epoch": 19},
-            },
-            "curves": {chain[-1]: {"weight": [0.25, 0.3]}},
+        failed = keys.get("status") == "failed"
+        best = scores(disc + 0.01, cup + 0.01, cases)
+        audit = make_record.audit([0.0, 0.5, 0.6, 0.7, *[0.65] * 16], best=best)
+        plain = {
+            **{"profile": "paper", "data": "real", "manifest_sha256": "dada" * 16},
+            **{"source_sha256": f"{seed}5ce" * 16, "recipe": RECIPE},
             "cases": {"adapt": 99, "test": cases},
-            **keys,
         }
-        folder = results / record["task"] / method
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{len(list(folder.iterdir()))}.json"
-        path.write_text(json.dumps(record), encoding="utf-8")
-        return path
+        record = make_record(
+            method,
+            seed,
+            **{
+                **plain,
+                "fields": {name: {**FIELDS[name], **overrides.get(name, {})} for name in chain},
+                "overrides": {name: overrides.get(name, {}) for name in chain},
+                "scores": {} if failed else scores(disc, cup, cases),
+                "audit": None if failed or method == "source_only" else audit,
+                "curves": {chain[-1]: {"weight": [0.25, 0.3]}},
+                **keys,
+            },
+        )
+        if record.unadapted:
+            own = {"manifest_sha256": "dada" * 16} if method == "supervised" else {}
+            before = scores(0.88, 0.76, cases)
+            if "cbmt" not in record.scores:
+                before = {"strict": before["cbmt"]}
+            record = make_record.keep_source(results, record, before, **own)
+        if method == "source_only":
+            return make_record.keep(results, record)
+        folder = results / record.task / method
+        return make_record.keep(results, record, name=str(len(list(folder.glob("?.json")))))
 
     return write
 
@@ -218,8 +226,8 @@ def test_phantom_and_real_never_meet(put, cells, results):
         cell = cells("cbmt-1", "CBMT(Ours)", **kind)["Disc Dice"]
         assert (cell.measured, cell.seeds) == (pytest.approx(value), 1)
     basis = tables.build("cbmt-1", results, folder=BENCHMARKS).basis
-    assert "not shown: 1 records of phantom data, profile phantom" in basis
-    assert "not shown: 1 records of real data, profile phantom" in basis
+    assert "not shown: 2 records of phantom data, profile phantom" in basis
+    assert "not shown: 2 records of real data, profile phantom" in basis
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,10 @@ def test_phantom_and_real_never_meet(put, cells, results):
         ({"profile": "phantom"}, "profile: phantom"),
         ({"cases": 51}, "51 test cases, 60 in the paper"),
         ({"fields": {"cbmt": {**FIELDS["cbmt"], "epochs": 5}}}, "profile: cbmt epochs 5"),
-        ({"scores": {}}, "not scored by cbmt: run with --protocol cbmt"),
+        (
+            {"scores": {"strict": scores(0.9, 0.8)["cbmt"]}, "audit": None},
+            "not scored by cbmt: run with --protocol cbmt",
+        ),
         ({"scores": scores(None, 0.8)}, "undefined in a run"),
     ],
 )
@@ -250,12 +261,38 @@ def test_copied_rows_are_set_beside_ours_but_not_compared(put, cells):
     assert (oracle["Disc ASSD"].published, oracle["Disc ASSD"].difference) == (None, None)
 
 
-def test_unadapted_scores_come_from_any_run_of_the_seed(put, cells):
+def test_unadapted_scores_are_those_of_the_source_model_of_each_seed(put, cells):
     put("cbmt", 0)
     put("cbmt", 1)
     put("source_only", 1, disc=0.90)
     cell = cells("cbmt-1", "W/o DA [4]")["Disc Dice"]
     assert (cell.measured, cell.seeds) == (pytest.approx(89), 2)
+
+
+def test_a_source_model_of_other_protocols_or_devices_is_no_repetition(put, cells, results):
+    put("cbmt")
+    put("adabn", scores={"strict": scores(0.9, 0.8)["cbmt"]}, audit=None)
+    put("tent", device="cuda")
+    assert len(list((results / "refuge2rimone" / "source_only").iterdir())) == 3
+    assert cells("cbmt-1", "W/o DA [4]")["Disc Dice"].seeds == 1
+    assert tables.build("cbmt-1", results, folder=BENCHMARKS).problems == ()
+
+
+def test_a_source_model_without_a_record_is_one_line_with_its_command(put, cells, results):
+    source_set = {"size": 128}
+    for method in ("cbmt", "adabn"):
+        record = records.read(put(method, 1, source_overrides=source_set))
+    path = records.record_path(results, "refuge2rimone", "source_only", record.unadapted)
+    path.unlink()
+    assert cells("cbmt-1", "W/o DA [4]")["Disc Dice"].verdict == "not run"
+    assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].seeds == 1
+    (problem,) = tables.build("cbmt-1", results, folder=BENCHMARKS).problems
+    assert problem.startswith(f"cbmt-1, RIM-ONE-r3: {path}: cannot be read (No such file")
+    assert problem.endswith(
+        "make it: sfdabench run --method source_only --task refuge2rimone "
+        f"--out {results} --source-set size=128 --data DIR --seed 1 --device cpu --protocol cbmt"
+    )
+    assert not tables.build("cbmt-3", results, folder=BENCHMARKS).problems  # has no such row
 
 
 def test_not_run_and_not_implemented(cells, put):
@@ -298,7 +335,8 @@ def test_a_failure_that_was_made_good_is_forgotten(put, cells):
 
 
 def test_dropped_cases_and_empty_masks_are_told(put, cells, results):
-    empties = {"cbmt": {"cup": {"prediction": 4, "reference": 0, "both": 0}}}
+    none = {"prediction": 0, "reference": 0, "both": 0}
+    empties = {"cbmt": {"cup": none | {"prediction": 4}, "disc": none}}
     put("cbmt", scores=scores(0.9, 0.8, undefined=4), empties=empties)
     assert "undefined in 4 cases of 1 runs" in cells("cbmt-1", "CBMT(Ours)")["Cup ASSD"].note
     assert "undefined" not in cells("cbmt-1", "CBMT(Ours)")["Disc ASSD"].note
@@ -327,19 +365,27 @@ MIXED = [
 def test_two_runs_that_differ_are_both_not_comparable(put, cells, results, keys, what, values):
     put("cbmt")
     put("adabn", **keys)
-    verdict = f"not comparable (2 {what}: {values[0]}, {values[1]})"
+    verdicts = {f"not comparable (2 {what}: {a}, {b})" for a, b in permutations(values)}
     for row in ("CBMT(Ours)", "AdaBN"):
         found = cells("cbmt-1", row)["Disc Dice"]
-        assert found.verdict == verdict
+        assert found.verdict in verdicts
         assert found.measured == pytest.approx(93)  # of one run: nothing is averaged
-    unadapted = cells("cbmt-1", "W/o DA [4]")["Disc Dice"]  # either run carries its own
-    assert (unadapted.measured, unadapted.verdict) == (None, verdict)
+    unadapted = cells("cbmt-1", "W/o DA [4]")["Disc Dice"]  # either run has its own
+    assert unadapted.measured is None
+    assert unadapted.verdict in verdicts
     (problem,) = tables.build("cbmt-1", results, folder=BENCHMARKS).problems
-    assert problem == (
-        f"cbmt-1, RIM-ONE-r3: 2 {what} in one comparison "
-        f"({values[0]}: refuge2rimone/cbmt/0.json; {values[1]}: refuge2rimone/adabn/0.json); "
-        "move the records that do not belong here to another folder"
-    )
+    start, _, rest = problem.partition(" (")
+    assert start == f"cbmt-1, RIM-ONE-r3: 2 {what} in one comparison"
+    sides, _, cure = rest.rpartition("); ")
+    assert cure == "move the records that do not belong here to another folder"
+    source = r"refuge2rimone/source_only/\w+\.json"
+    for side, value, method in zip(
+        sorted(sides.split("; "), key=lambda side: "adabn" in side),
+        values,
+        ("cbmt", "adabn"),
+        strict=True,
+    ):
+        assert re.fullmatch(rf"{value}: {source}, refuge2rimone/{method}/0\.json", side)
     assert tables.build("cbmt-3", results, folder=BENCHMARKS).problems == ()  # its runs agree
     assert cells("cbmt-3", "ηfg/ηbg")["α=0.2"].verdict == "reproduced"
 
@@ -412,7 +458,7 @@ def test_a_supervised_bound_may_learn_from_another_split(put, cells, results):
 
 
 def test_of_two_records_of_a_run_the_one_with_the_protocol_counts(put, cells):
-    put("cbmt", disc=0.5, scores={"strict": scores(0.5, 0.5)["cbmt"]})
+    put("cbmt", disc=0.5, scores={"strict": scores(0.5, 0.5)["cbmt"]}, audit=None)
     assert "not scored by cbmt" in cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].verdict
     put("cbmt", disc=0.9336)
     found = cells("cbmt-1", "CBMT(Ours)")["Disc Dice"]
@@ -439,7 +485,8 @@ def test_a_record_cut_short_is_named_and_the_rest_rendered(put, cells, results):
     put("cbmt")
     cut = put("cbmt", seed=1)
     cut.write_text(cut.read_text(encoding="utf-8")[:200], encoding="utf-8")
-    old = put("adabn", schema=0)
+    old = put("adabn")
+    old.write_text(old.read_text(encoding="utf-8").replace('"schema": 2', '"schema": 1'), "utf-8")
     assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].seeds == 1
     table = tables.build("cbmt-1", results, folder=BENCHMARKS)
     assert [str(cut) in p for p in table.problems] == [False, True]
