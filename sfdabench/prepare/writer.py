@@ -145,7 +145,7 @@ class Writer:
                 if self.labelled
                 else None,
                 dtype=planes.images.dtype.name,  # type: ignore[arg-type]
-                shape=planes.images.shape[1:],  # type: ignore[arg-type]
+                shape=planes.images.shape[1:],
                 parts=tuple(DataFile(bytes=len(part), sha256=_sha256(part)) for part in parts),
             )
         except ValidationError as error:
