@@ -111,7 +111,9 @@ def test_a_protocol_that_cannot_score_a_run_leaves_it_to_the_others(mini):
     assert runs["cbmt"].run.protocols == ("strict", "cbmt", "dpl")
     assert [s.method for s in sweep.skipped] == ["adabn+dpl"]
     (problem,) = sweep.problems
-    assert problem.startswith("tent online=true on tiny: protocol dpl predicts in a mode of its own")
+    assert problem.startswith(
+        "tent online=true on tiny: protocol dpl predicts in a mode of its own"
+    )
 
     head, _, last = text.split("[[tables]]")
     (mini / "benchmark.toml").write_text(f"{head}[[tables]]{last}")
