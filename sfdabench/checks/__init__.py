@@ -1,24 +1,42 @@
-"""The contracts as public functions, and the toy problem they run on."""
+"""The contracts as public functions, and the toy problem they run on.
+
+A contract is a generator: it yields a sentence for each fault of the entry that it is given, and
+nothing where the entry holds to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sfdabench.core import registry
+
+Contract = Callable[[Any], Iterator[str]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One contract of one entry; `detail` says what was seen where it does not hold."""
+    """One contract of one entry, with every fault that it named."""
 
     name: str
-    passed: bool
-    detail: str = ""
+    faults: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the entry holds to the contract."""
+        return not self.faults
+
+    @property
+    def detail(self) -> str:
+        """The faults for a reader: a single one as it is, several on a line each."""
+        if len(self.faults) < 2:
+            return "".join(self.faults)
+        return "".join(f"\n     {fault}" for fault in self.faults)
 
 
-def contracts(kind: str) -> dict[str, Callable[..., None]]:
-    """Contract name -> a function of the entry that raises AssertionError where it is broken."""
+def contracts(kind: str) -> dict[str, Contract]:
+    """Contract name -> a function of the entry that yields its faults."""
     from importlib import import_module
 
     module = import_module(f"sfdabench.checks.{kind}")
@@ -29,15 +47,23 @@ def contracts(kind: str) -> dict[str, Callable[..., None]]:
     }
 
 
-def run_contract(function: Callable[..., None], name: str, entry: object) -> Outcome:
-    """Hold one entry against one contract; whatever it raises is how the contract failed."""
+def gather(faults: Iterable[str], where: str = "") -> Iterator[str]:
+    """Yield the faults one by one; an exception that ends them is the last fault.
+
+    where: what each of them is about, such as "5 classes"; it is put in front.
+    """
+    start = f"{where}: " if where else ""
     try:
-        function(entry)
+        for fault in faults:
+            yield start + fault
     except Exception as error:
-        first = str(error).strip().splitlines() or [""]
-        prefix = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        return Outcome(name, False, prefix + first[0])
-    return Outcome(name, True)
+        first = str(error).strip().splitlines() or ["without a message"]
+        yield f"{start}{type(error).__name__}: {first[0]}"
+
+
+def run_contract(contract: Contract, name: str, entry: object) -> Outcome:
+    """Hold one entry against one contract; whatever it raises counts as a fault."""
+    return Outcome(name, tuple(gather(contract(entry))))
 
 
 def check_entry(name: str) -> list[Outcome]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import Context
+from sfdabench.core.errors import RunFailed
 from sfdabench.core.method import Method
 from sfdabench.core.needs import Needs
 from sfdabench.core.seeding import generator, seed_all
 from sfdabench.core.streams import Clock, LabelledStream, Stream
 from sfdabench.evaluate.predict import probabilities
-from sfdabench.models.segmenter import OnlineSegmenter, Segmenter
+from sfdabench.models.segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
+from sfdabench.models.weights import fill, sha256
 from sfdabench.networks.unet_dual import UNetDual
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.primitives.losses import segmentation_loss
@@ -28,6 +30,7 @@ from sfdabench.primitives.views import SOURCE
 
 CLASS_NAMES = ("cup", "disc", "vessel", "fovea", "lesion")
 CPU = torch.device("cpu")
+SELDOM = 1e9  # patience of a keeper that saves the first epoch and the last one
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,16 @@ def source_model(toy: Toy, needs: Needs) -> Segmenter:
     return copy.deepcopy(_source_model(toy.classes, toy.head, "auxiliary" in needs.network))
 
 
+def _build(classes: int, head: str, auxiliary: bool) -> nn.Module:
+    entry = UNetDual(width=4, depth=2) if auxiliary else UNetSmall(width=4, depth=2)
+    return entry.build(channels=3, outputs=classes + (head == "softmax"))
+
+
 @cache
 def _source_model(classes: int, head: str, auxiliary: bool) -> Segmenter:
     toy = Toy(classes=classes, head=head)
     seed_all(0)
-    entry = UNetDual(width=4, depth=2) if auxiliary else UNetSmall(width=4, depth=2)
-    model = Segmenter(entry.build(channels=3, outputs=classes + (head == "softmax")))
+    model = Segmenter(_build(classes, head, auxiliary))
     stream = _labelled(toy, "source", Clock(), *draw(toy, "source", 16, foreground=True))
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(12):
@@ -123,26 +130,51 @@ class Killed(BaseException):
 
 @dataclass
 class ToyKeeper(CheckpointKeeper):
-    """A keeper that kills the loop on request and looks at the losses."""
+    """A keeper that kills the loop on request and remembers what loops are given.
+
+    given: every object in `deploy` and in the state of each loop so far.
+    """
 
     kill_after: int | None = None
-    seen: list[tuple[int, int]] = field(default_factory=list)
+    given: list[Any] = field(default_factory=list)
+    _epochs: int = 0
+
+    def restore(
+        self,
+        stage: int,
+        deploy: nn.Module | None,
+        state: Mapping[str, Any],
+        curves: dict[str, list[float]],
+    ) -> int:
+        """Restore as ever; the loop's objects are known from here on, before its first step."""
+        self.given += [deploy, *state.values()]
+        return super().restore(stage, deploy, state, curves)  # type: ignore[arg-type]
 
     def end_of_epoch(self, *arguments: Any, **named: Any) -> None:
         """Save as ever, then die where asked to."""
         super().end_of_epoch(*arguments, **named)
-        self.seen.append(arguments[:2])
-        if self.kill_after is not None and len(self.seen) > self.kill_after:
+        self._epochs += 1
+        if self.kill_after is not None and self._epochs > self.kill_after:
             raise Killed
 
 
 @dataclass
 class Attempt:
-    """What came of one adaptation on the toy."""
+    """What came of one adaptation on the toy.
+
+    prediction: probabilities (N, K, H, W) of the target images, as the deployed model scores.
+    gradients: loss name -> its largest gradient at any trainable parameter, over all steps.
+    """
 
     start: Segmenter
     deployed: nn.Module
+    prediction: Tensor
     gradients: dict[str, float]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the deployed model holds and of what it predicts."""
+        return sha256({**self.deployed.state_dict(), "prediction": self.prediction})
 
 
 def attempt(
@@ -152,14 +184,18 @@ def attempt(
     *,
     seed: int = 0,
     kill_after: int | None = None,
+    cut: str | None = None,
 ) -> Attempt:
     """Adapt on the toy; a second call with the same `work` goes on where the first was killed.
 
     kill_after: raise Killed after this epoch, or batch of an online method; counted from 0.
+    cut: name of a logged loss whose gradient is replaced by zeros at every step.
     Everything that any need could ask for is at hand, so that a method that reaches for what it
-    does not declare is caught by the grant and by what comes out, not by its absence.
+    does not declare is caught by the grant and by what comes out, not by its absence. Raises
+    TypeError where `adapt` returns no module.
     """
-    start = source_model(toy, method.needs)
+    needs = method.needs
+    start = source_model(toy, needs)
     clock = Clock()
     images, _ = draw(toy, "target", toy.count, foreground=toy.foreground)
     _, labels = draw(toy, f"labels-{toy.labels}", toy.count, foreground=toy.foreground)
@@ -169,18 +205,30 @@ def attempt(
     gradients: dict[str, float] = {}
 
     def look(losses: Mapping[str, Tensor]) -> None:
-        parameters = [p for model in copies for p in model.parameters() if p.requires_grad]
+        parameters = _trainable([*copies, *keeper.given])
         for name, loss in losses.items():
             gradients.setdefault(name, 0.0)
             if loss.requires_grad and parameters:
-                found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-                largest = max(float(g.abs().max()) for g in found if g is not None)
-                gradients[name] = max(gradients[name], largest)
+                reached = torch.autograd.grad(
+                    loss, parameters, retain_graph=True, allow_unused=True
+                )
+                largest = (float(g.abs().max()) for g in reached if g is not None)
+                gradients[name] = max(gradients[name], *largest, 0.0)
 
+    def sever(losses: Mapping[str, Tensor]) -> None:
+        if cut in losses and losses[cut].requires_grad:
+            losses[cut].register_hook(torch.zeros_like)
+
+    keeper = ToyKeeper(
+        work,
+        at_step=look if cut is None else sever,
+        patience=SELDOM if kill_after is None else 0.0,
+        kill_after=kill_after,
+    )
     context = _RecordingContext(
         clock=clock,
-        keeper=ToyKeeper(work, at_step=look, patience=0.0, kill_after=kill_after),
-        needs=method.needs,
+        keeper=keeper,
+        needs=needs,
         classes=names,
         head=toy.head,
         seed=seed,
@@ -205,13 +253,52 @@ def attempt(
     )
     seed_all(seed)
     deployed = method.adapt(context)
-    if isinstance(deployed, OnlineSegmenter):  # only predicting shows what it does
-        size = deployed.batch_size
-        maps = probabilities(deployed, context.target_split, toy.head, size)
-        for i, _ in enumerate(maps):  # a map is there once its batch was learnt
-            if kill_after is not None and i // size == kill_after:
-                raise Killed
-    return Attempt(start, deployed, gradients)
+    if not isinstance(deployed, nn.Module):
+        raise TypeError(f"adapt returned a {type(deployed).__name__}, not a module")
+    size = deployed.batch_size if isinstance(deployed, OnlineSegmenter) else PREDICTED_TOGETHER
+    maps = []
+    for i, map_ in enumerate(probabilities(deployed, context.target_split, toy.head, size)):
+        maps.append(map_)
+        # an online model learns while it predicts: a map is there once its batch was learnt
+        if needs.online and kill_after is not None and i // size == kill_after:
+            raise Killed
+    return Attempt(start, deployed, torch.stack(maps), gradients)
+
+
+def predict(model: nn.Module, toy: Toy) -> Tensor:
+    """Probabilities (N, K, H, W) that a model gives for the toy's target images."""
+    images, _ = draw(toy, "target", toy.count, foreground=toy.foreground)
+    ids = tuple(map(str, range(toy.count)))
+    stream = Stream("target", images, ids, device=CPU, seed=0, clock=Clock())
+    return torch.stack([*probabilities(model, stream, toy.head, PREDICTED_TOGETHER)])
+
+
+def rebuild(deployed: nn.Module, toy: Toy, needs: Needs) -> Segmenter:
+    """The model that a reader makes of what a run stores of its deployed model.
+
+    Raises RunFailed for a model of which nothing can be stored.
+    """
+    if not isinstance(deployed, Segmenter):
+        raise RunFailed(
+            f"adapt returned a {type(deployed).__name__}, which cannot be stored: "
+            "return the segmenter that context.model() gave"
+        )
+    model = Segmenter(_build(toy.classes, toy.head, "auxiliary" in needs.network))
+    fill(model.network, deployed.weights(), "the deployed model")
+    return model
+
+
+def _trainable(objects: Iterable[Any]) -> list[nn.Parameter]:
+    """Parameters with a gradient of all modules and optimisers among `objects`, each once."""
+    parameters: dict[int, nn.Parameter] = {}
+    for item in objects:
+        mine: Iterable[nn.Parameter] = ()
+        if isinstance(item, nn.Module):
+            mine = item.parameters()
+        elif isinstance(item, torch.optim.Optimizer):
+            mine = (p for group in item.param_groups for p in group["params"])
+        parameters |= {id(p): p for p in mine if p.requires_grad}
+    return [*parameters.values()]
 
 
 @dataclass(kw_only=True)
