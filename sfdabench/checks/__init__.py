@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, make_dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from sfdabench.core import registry
 
@@ -41,28 +40,10 @@ def run_contract(function: Callable[..., None], name: str, entry: object) -> Out
     return Outcome(name, True)
 
 
-def entry(kind: str, name: str) -> Any:
-    """The entry that contracts are held against.
-
-    For a method's other name with certain field values it is a class with these as defaults, so
-    that a variant is held to every contract as a file of its own would be.
-    """
-    own, fields = registry.resolve(kind, name)
-    value = registry.load(kind, own)
-    if not fields:
-        return value
-    changed = [(field, value.__annotations__[field], given) for field, given in fields.items()]
-    variant = make_dataclass(
-        value.__name__, changed, bases=(value,), namespace={"__doc__": value.__doc__}, frozen=True
-    )
-    variant.__module__ = value.__module__  # where its annotations and its source are
-    return variant
-
-
 def check_entry(name: str) -> list[Outcome]:
     """Every contract of every entry called `name`. Raises BadInput for an unknown name."""
     return [
-        run_contract(function, f"{kind}: {contract.replace('_', ' ')}", entry(kind, name))
+        run_contract(function, f"{kind}: {contract.replace('_', ' ')}", registry.load(kind, name))
         for kind in registry.kinds_of(name)
         for contract, function in contracts(kind).items()
     ]
