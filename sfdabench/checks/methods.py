@@ -320,7 +320,7 @@ def check_is_blind_to_target_labels(method: Method) -> Iterator[str]:
 def check_takes_one_image_and_a_short_last_batch(method: Method) -> Iterator[str]:
     """Targets of 1, and of one more than a batch."""
     if "batch_size" in field_hints(method):
-        method = dataclasses.replace(method, batch_size=4)
+        method = dataclasses.replace(method, **{"batch_size": 4})
     for count in (1, 5):
         yield from gather(_fits(method, _toy(method, count=count)), f"{count} images")
 
