@@ -219,7 +219,7 @@ def attempt(
                 gradients[name] = max(gradients[name], *largest, 0.0)
 
     def sever(losses: Mapping[str, Tensor]) -> None:
-        if cut in losses and losses[cut].requires_grad:
+        if cut is not None and cut in losses and losses[cut].requires_grad:
             losses[cut].register_hook(torch.zeros_like)
 
     keeper = ToyKeeper(

@@ -90,9 +90,9 @@ METHODS = {
         {"batches(self.batch_size, ": "batches(8, "},
     ),
     "choice that falls back to another": Break(
-        "apl",
+        "entropy_minimisation",
         "every_field_matters",
-        {'if weighting == "none":': 'if weighting != "counts":'},
+        {"select_trainable(model, self.trainable)": 'select_trainable(model, "all")'},
     ),
     "works on the shared model": Break(
         "pseudo_label",
@@ -347,10 +347,10 @@ PROTOCOLS = {
     "smoothing that makes an empty mask a good one": Break(
         "beal", "empty_masks_follow_its_rule", {"smoothing=1.0": "smoothing=1000.0"}
     ),
-    "missed structures left out of the mean": Break(
+    "missed structure no distance away": Break(
         "strict",
         "empty_masks_follow_its_rule",
-        {"value = 1.0 if both_empty else 0.0": "value = None"},
+        {"value = 0.0 if both_empty else diagonal": "value = 0.0"},
         SCORE,
     ),
     "empty predictions not counted": Break(
