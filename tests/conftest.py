@@ -1,5 +1,6 @@
 """One cache for the session, the test plug-ins, one thread, and no data from outside."""
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -53,6 +54,27 @@ def sfdabench(monkeypatch, capsys):
         return stop.value.code, out, err
 
     return call
+
+
+@pytest.fixture
+def mutated(tmp_path, monkeypatch):
+    """The module of a source file in which each of some texts is replaced by another one."""
+
+    def load(path, changes):
+        text = path.read_text(encoding="utf-8")
+        for old, new in changes.items():
+            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {path}"
+            text = text.replace(old, new)
+        copy = tmp_path / f"mutated_{path.name}"
+        copy.write_text(text, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(copy.stem, copy)
+        module = importlib.util.module_from_spec(spec)
+        # dataclasses look their own module up while it is executed
+        monkeypatch.setitem(sys.modules, copy.stem, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 def pytest_collection_modifyitems(items):

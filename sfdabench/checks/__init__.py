@@ -1,25 +1,42 @@
-"""The contracts as public functions, and the toy problem they run on."""
+"""The contracts as public functions, and the toy problem they run on.
+
+A contract is a generator: it yields a sentence for each fault of the entry that it is given, and
+nothing where the entry holds to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sfdabench.core import registry
 
+Contract = Callable[[Any], Iterator[str]]
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """One contract of one entry; `detail` says what was seen where it does not hold."""
+    """One contract of one entry, with every fault that it named."""
 
     name: str
-    passed: bool
-    detail: str = ""
+    faults: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the entry holds to the contract."""
+        return not self.faults
+
+    @property
+    def detail(self) -> str:
+        """The faults for a reader: a single one as it is, several on a line each."""
+        if len(self.faults) < 2:
+            return "".join(self.faults)
+        return "".join(f"\n     {fault}" for fault in self.faults)
 
 
-def contracts(kind: str) -> dict[str, Callable[..., None]]:
-    """Contract name -> a function of the entry that raises AssertionError where it is broken."""
+def contracts(kind: str) -> dict[str, Contract]:
+    """Contract name -> a function of the entry that yields its faults."""
     from importlib import import_module
 
     module = import_module(f"sfdabench.checks.{kind}")
@@ -30,39 +47,34 @@ def contracts(kind: str) -> dict[str, Callable[..., None]]:
     }
 
 
-def run_contract(function: Callable[..., None], name: str, entry: object) -> Outcome:
-    """Hold one entry against one contract; whatever it raises is how the contract failed."""
-    try:
-        function(entry)
-    except Exception as error:
-        first = str(error).strip().splitlines() or [""]
-        prefix = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-        return Outcome(name, False, prefix + first[0])
-    return Outcome(name, True)
+def gather(faults: Iterable[str], where: str = "") -> Iterator[str]:
+    """Yield the faults one by one; an exception that ends them is the last fault.
 
-
-def entry(kind: str, name: str) -> Any:
-    """The entry that contracts are held against.
-
-    For a method's other name with certain field values it is a class with these as defaults, so
-    that a variant is held to every contract as a file of its own would be.
+    where: what each of them is about, such as "5 classes"; it is put in front.
     """
-    own, fields = registry.resolve(kind, name)
-    value = registry.load(kind, own)
-    if not fields:
-        return value
-    changed = [(field, value.__annotations__[field], given) for field, given in fields.items()]
-    variant = make_dataclass(
-        value.__name__, changed, bases=(value,), namespace={"__doc__": value.__doc__}, frozen=True
-    )
-    variant.__module__ = value.__module__  # where its annotations and its source are
-    return variant
+    start = f"{where}: " if where else ""
+    try:
+        for fault in faults:
+            yield start + fault
+    except Exception as error:
+        first = str(error).strip().splitlines() or ["without a message"]
+        yield f"{start}{type(error).__name__}: {first[0]}"
+
+
+def run_contract(contract: Contract, name: str, entry: object) -> Outcome:
+    """Hold one entry against one contract; whatever it raises counts as a fault."""
+    return Outcome(name, tuple(gather(contract(entry))))
 
 
 def check_entry(name: str) -> list[Outcome]:
-    """Every contract of every entry called `name`. Raises BadInput for an unknown name."""
+    """Every contract of every entry called `name`. Raises BadInput for an unknown name.
+
+    Another name for a method with certain field values stands for the method: contracts hold it
+    to them with every choice of a field that changes its needs.
+    """
     return [
-        run_contract(function, f"{kind}: {contract.replace('_', ' ')}", entry(kind, name))
+        run_contract(function, f"{kind}: {contract.replace('_', ' ')}", entry)
         for kind in registry.kinds_of(name)
+        for entry in [registry.load(kind, registry.resolve(kind, name)[0])]
         for contract, function in contracts(kind).items()
     ]

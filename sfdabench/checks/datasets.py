@@ -3,94 +3,131 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import tempfile
+import weakref
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from sfdabench.core.dataset import Dataset
+from sfdabench.checks import gather
+from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import DataFault
 from sfdabench.evaluate.saved import read_mask
 from sfdabench.prepare.verify import verify
 
 
-def _tree(root: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()
-    }
+class _Phantom:
+    """The files of a data set's phantom, removed with this object."""
+
+    def __init__(self, entry: type[Dataset], seed: int) -> None:
+        self.root = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self.root)
+        entry().phantom(self.root, seed=seed)
+
+    def files(self) -> dict[str, bytes]:
+        """Relative path -> content."""
+        paths = (p for p in sorted(self.root.rglob("*")) if p.is_file())
+        return {str(p.relative_to(self.root)): p.read_bytes() for p in paths}
 
 
-def check_card_is_filled(entry: type[Dataset]) -> None:
+@lru_cache(maxsize=1)
+def _phantom(entry: type[Dataset]) -> _Phantom:
+    """The phantom of seed 0, drawn once for all contracts of an entry, which only read it."""
+    return _Phantom(entry, seed=0)
+
+
+def check_card_is_filled(entry: type[Dataset]) -> Iterator[str]:
     """A user must know how to obtain the data, and under which terms."""
     empty = [f.name for f in dataclasses.fields(entry.card) if not getattr(entry.card, f.name)]
-    assert not empty, f"empty in the card: {empty}"
-    assert entry.labels.get("background") == 0, "labels must name background as 0"
-    assert entry.counts, "no official counts"
+    if empty:
+        yield f"empty in the card: {empty}"
+    if entry.labels.get("background") != 0:
+        yield "labels must name background as 0"
+    if not entry.counts:
+        yield "no official counts"
 
 
-def check_reads_its_own_phantom(entry: type[Dataset]) -> None:
+def check_reads_its_own_phantom(entry: type[Dataset]) -> Iterator[str]:
     """Images and labels of the declared type, shape and values; no fault anywhere."""
-    dataset = entry()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        dataset.phantom(root, seed=0)
-        report = verify(dataset, root)
-        assert not report.faults, f"its phantom has faults: {report.faults[:2]}"
-        cases = dataset.cases(root)
-        assert cases == dataset.cases(root), "two scans differ"
-        assert len({case.id for case in cases}) == len(cases), "ids are not unique"
-        splits, known = {c.split for c in cases}, {s for c in entry.counts.values() for s in c}
-        assert len(splits) > 1, "nothing to learn from, or nothing to score on"
-        assert splits <= known, f"splits {sorted(splits - known)} have no official count"
-        labelled = [case for case in cases if case.label]
-        for case in (labelled[0], labelled[-1]):
-            image, spacing = dataset.read_image(case)
-            label = dataset.read_label(case)
-            assert len(image) == len(entry.channels), f"{len(image)} channels"
-            one, _ = dataset.read_image(case, entry.channels[-1:])
-            assert np.array_equal(one, image[-1:]), "one channel alone is another image"
-            assert image.dtype == np.float32, f"image is {image.dtype}, not float32"
-            assert label.dtype == np.uint8, f"label is {label.dtype}, not uint8"
-            assert image.shape[1:] == label.shape, f"image {image.shape}, label {label.shape}"
-            assert spacing is None or len(spacing) == label.ndim, f"spacing {spacing}"
-            raters = dataset.read_raters(case)
-            assert raters.shape[1:] == label.shape, f"raters {raters.shape}, label {label.shape}"
-            strange = set(np.unique(label)) - set(entry.labels.values())
-            assert not strange, f"label values {sorted(strange)} are not in `labels`"
+    dataset, root = entry(), _phantom(entry).root
+    report = verify(dataset, root)
+    for fault in report.faults:
+        yield f"a fault in its phantom: {fault}"
+    cases = dataset.cases(root)
+    if cases != dataset.cases(root):
+        yield "two scans differ"
+    if len({case.id for case in cases}) != len(cases):
+        yield "ids are not unique"
+    splits, known = {c.split for c in cases}, {s for c in entry.counts.values() for s in c}
+    if len(splits) < 2:
+        yield "nothing to learn from, or nothing to score on"
+    if strange := splits - known:
+        yield f"splits {sorted(strange)} have no official count"
+    labelled = [case for case in cases if case.label]
+    if not labelled:
+        yield "no case has a label"
+        return
+    for case in (labelled[0], labelled[-1]):
+        yield from gather(_wrong_arrays(dataset, case), case.id)
 
 
-def check_writes_masks_that_overlay(entry: type[Dataset]) -> None:
+def _wrong_arrays(dataset: Dataset, case: Case) -> Iterator[str]:
+    image, spacing = dataset.read_image(case)
+    label = dataset.read_label(case)
+    if len(image) != len(dataset.channels):
+        yield f"{len(image)} channels, not {len(dataset.channels)}"
+    last, _ = dataset.read_image(case, dataset.channels[-1:])
+    if not np.array_equal(last, image[-1:]):
+        yield "one channel alone is another image"
+    if image.dtype != np.float32:
+        yield f"image is {image.dtype}, not float32"
+    if label.dtype != np.uint8:
+        yield f"label is {label.dtype}, not uint8"
+    if image.shape[1:] != label.shape:
+        yield f"image {image.shape}, label {label.shape}"
+    if spacing is not None and len(spacing) != label.ndim:
+        yield f"spacing {spacing} for {label.ndim} dimensions"
+    raters = dataset.read_raters(case)
+    if raters.shape[1:] != label.shape:
+        yield f"raters {raters.shape}, label {label.shape}"
+    if strange := set(np.unique(label).tolist()) - set(dataset.labels.values()):
+        yield f"label values {sorted(strange)} are not in `labels`"
+
+
+def check_writes_masks_that_overlay(entry: type[Dataset]) -> Iterator[str]:
     """What is written has the size of the file it was read from, and its axes in that order."""
     dataset = entry()
+    case = next(case for case in dataset.cases(_phantom(entry).root) if case.label)
+    label = dataset.read_label(case)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        dataset.phantom(root / "data", seed=0)
-        case = next(case for case in dataset.cases(root / "data") if case.label)
-        label = dataset.read_label(case)
-        path = dataset.write_mask(case, label, root / "masks" / case.id)
+        path = dataset.write_mask(case, label, Path(folder) / "masks" / case.id)
         written, _ = read_mask(path)
-        assert sorted(written.shape) == sorted(label.shape), f"{written.shape}, {label.shape}"
-        assert np.count_nonzero(written) == np.count_nonzero(label), "another mask was written"
+    if sorted(written.shape) != sorted(label.shape):
+        yield f"the mask is {written.shape}, the label {label.shape}"
+    if np.count_nonzero(written) != np.count_nonzero(label):
+        yield "another mask was written"
 
 
-def check_phantom_is_seeded(entry: type[Dataset]) -> None:
+def check_phantom_is_seeded(entry: type[Dataset]) -> Iterator[str]:
     """Same seed, same bytes; another seed, other bytes."""
-    trees = []
-    for seed in (0, 0, 1):
-        with tempfile.TemporaryDirectory() as folder:
-            entry().phantom(Path(folder), seed=seed)
-            trees.append(_tree(Path(folder)))
-    assert trees[0] == trees[1], "the same seed drew other files"
-    assert trees[0] != trees[2], "another seed drew the same files"
+    files = _phantom(entry).files()
+    if _Phantom(entry, seed=0).files() != files:
+        yield "the same seed drew other files"
+    if _Phantom(entry, seed=1).files() == files:
+        yield "another seed drew the same files"
 
 
-def check_missing_root_is_an_error(entry: type[Dataset]) -> None:
+def check_missing_root_is_an_error(entry: type[Dataset]) -> Iterator[str]:
     """Never an empty list of cases."""
     with tempfile.TemporaryDirectory() as folder:
         for root in (Path(folder) / "absent", Path(folder)):
-            message = ""
             try:
-                entry().cases(root)
+                cases = entry().cases(root)
             except DataFault as error:
-                message = str(error)
-            assert str(root) in message, f"no error that names {root}, but '{message}'"
+                if str(root) not in str(error):
+                    yield f"the error does not name {root}: '{error}'"
+            else:
+                yield f"no error for {root}, but {len(cases)} cases"

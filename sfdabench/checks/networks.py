@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sfdabench.checks import gather
 from sfdabench.core.network import Network
 
 
@@ -16,29 +19,40 @@ def _build(entry: type[Network], outputs: int = 2) -> nn.Module:
     return entry().build(channels=3, outputs=outputs)
 
 
-def check_gives_logits_of_the_input_size(entry: type[Network]) -> None:
+def check_gives_logits_of_the_input_size(entry: type[Network]) -> Iterator[str]:
     """Two and five outputs, sides that no stride divides, one image in train mode."""
     for outputs, size in ((2, (64, 64)), (5, (57, 71))):
         module = _build(entry, outputs)
         for count, training in ((2, True), (1, True), (1, False)):
             module.train(training)
-            logits = module(torch.rand(count, 3, *size))
-            shape = (count, outputs, *size)
-            assert logits.shape == shape, f"{tuple(logits.shape)}, not {shape}"
-            assert torch.isfinite(logits).all(), "not finite"
+            mode = "train" if training else "eval"
+            where = f"{count} of {size[0]} x {size[1]}, {outputs} outputs, {mode} mode"
+            yield from gather(_wrong_logits(module, count, outputs, size), where)
 
 
-def check_every_parameter_is_trained(entry: type[Network]) -> None:
+def _wrong_logits(
+    module: nn.Module, count: int, outputs: int, size: tuple[int, int]
+) -> Iterator[str]:
+    logits = module(torch.rand(count, 3, *size))
+    shape = (count, outputs, *size)
+    if logits.shape != shape:
+        yield f"logits are {tuple(logits.shape)}, not {shape}"
+    if not torch.isfinite(logits).all():
+        yield "logits are not finite"
+
+
+def check_every_parameter_is_trained(entry: type[Network]) -> Iterator[str]:
     """A parameter that no output depends on is dead weight in every hash."""
     module = _build(entry).train()
     images = torch.rand(2, 3, 64, 64)
     logits = module.heads(images) if "auxiliary" in entry.features else (module(images),)  # type: ignore[operator]
     torch.stack(logits).square().mean().backward()
     dead = [name for name, p in module.named_parameters() if p.grad is None]
-    assert not dead, f"no gradient: {dead[:3]}"
+    if dead:
+        yield f"no gradient: {dead[:3]}"
 
 
-def check_features_are_what_it_declares(entry: type[Network]) -> None:
+def check_features_are_what_it_declares(entry: type[Network]) -> Iterator[str]:
     """Methods are matched to networks by these names."""
     module = _build(entry)
     has = {
@@ -49,20 +63,32 @@ def check_features_are_what_it_declares(entry: type[Network]) -> None:
         ),
         "penultimate": hasattr(module, "penultimate") and hasattr(module, "classify"),
     }
-    wrong = [name for name, there in has.items() if there != (name in entry.features)]
-    assert not wrong, f"declared and found differ in: {wrong}"
+    for name, there in has.items():
+        if there and name not in entry.features:
+            yield f"has {name} and does not declare it"
+        if not there and name in entry.features:
+            yield f"declares {name} and does not have it"
+    if unknown := entry.features - has.keys():
+        yield f"declares features that no method can ask for: {sorted(unknown)}"
 
 
-def check_a_deep_copy_is_independent(entry: type[Network]) -> None:
+def check_a_deep_copy_is_independent(entry: type[Network]) -> Iterator[str]:
     """Teacher and student are copies."""
     module = _build(entry)
     twin = copy.deepcopy(module)
     with torch.no_grad():
-        next(iter(twin.parameters())).add_(1)
-    assert not torch.equal(next(iter(twin.parameters())), next(iter(module.parameters())))
+        for value in twin.parameters():
+            value.add_(1)
+    shared = [
+        name
+        for (name, mine), its in zip(module.named_parameters(), twin.parameters(), strict=True)
+        if torch.equal(mine, its)
+    ]
+    if shared:
+        yield f"moves with its copy: {shared[:3]}"
 
 
-def check_penultimate_features_lead_to_the_logits(entry: type[Network]) -> None:
+def check_penultimate_features_lead_to_the_logits(entry: type[Network]) -> Iterator[str]:
     """classify(penultimate(x)) = forward(x) in eval mode."""
     if "penultimate" not in entry.features:
         return
@@ -71,10 +97,11 @@ def check_penultimate_features_lead_to_the_logits(entry: type[Network]) -> None:
     with torch.no_grad():
         features = module.penultimate(images)  # type: ignore[operator]
         logits = module.classify(features, (48, 48))  # type: ignore[operator]
-        assert torch.equal(logits, module(images)), "another result than forward"
+        if not torch.equal(logits, module(images)):
+            yield "classify(penultimate(images)) is another result than forward(images)"
 
 
-def check_first_of_two_heads_is_the_main_one(entry: type[Network]) -> None:
+def check_first_of_two_heads_is_the_main_one(entry: type[Network]) -> Iterator[str]:
     """heads(x) = (forward(x), other logits of the same size) in eval mode."""
     if "auxiliary" not in entry.features:
         return
@@ -82,10 +109,24 @@ def check_first_of_two_heads_is_the_main_one(entry: type[Network]) -> None:
     images = torch.rand(2, 3, 57, 48)
     with torch.no_grad():
         main, auxiliary = module.heads(images)  # type: ignore[operator]
-        assert torch.equal(main, module(images)), "the first is another result than forward"
-        low, last = module.features(images)  # type: ignore[operator]
-        by_hand = module.classify(last, (57, 48)), module.classify_auxiliary(low, (57, 48))  # type: ignore[operator]
-        same = torch.equal(main, by_hand[0]) and torch.equal(auxiliary, by_hand[1])
-        assert same, "heads are not the two classifiers on the two of `features`"
-    assert auxiliary.shape == main.shape, f"{tuple(auxiliary.shape)}, not {tuple(main.shape)}"
-    assert not torch.equal(auxiliary, main), "both are one"
+        if not torch.equal(main, module(images)):
+            yield "the first head is another result than forward"
+    if auxiliary.shape != main.shape:
+        yield f"the second head gives {tuple(auxiliary.shape)}, not {tuple(main.shape)}"
+    elif torch.equal(auxiliary, main):
+        yield "both heads are one"
+
+
+def check_heads_are_the_two_classifiers_on_the_two_features(entry: type[Network]) -> Iterator[str]:
+    """heads(x) = (classify(last), classify_auxiliary(low)), (low, last) = features(x)."""
+    if "auxiliary" not in entry.features:
+        return
+    module: Any = _build(entry).eval()
+    images, size = torch.rand(2, 3, 57, 48), (57, 48)
+    with torch.no_grad():
+        main, auxiliary = module.heads(images)
+        low, last = module.features(images)
+        if not torch.equal(main, module.classify(last, size)):
+            yield "the main head is another result than classify on the last features"
+        if not torch.equal(auxiliary, module.classify_auxiliary(low, size)):
+            yield "the auxiliary head is another result than classify_auxiliary on the low features"

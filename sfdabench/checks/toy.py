@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,13 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from sfdabench.core.checkpoint import CheckpointKeeper
-from sfdabench.core.context import Context
+from sfdabench.core.context import Context, SourceContext
 from sfdabench.core.method import Method
 from sfdabench.core.needs import Needs
 from sfdabench.core.seeding import generator, seed_all
+from sfdabench.core.stage import SourceStage
 from sfdabench.core.streams import Clock, LabelledStream, Stream
+from sfdabench.core.task import Training
 from sfdabench.evaluate.predict import probabilities
-from sfdabench.models.segmenter import OnlineSegmenter, Segmenter
+from sfdabench.models import composites
+from sfdabench.models.composites import describe
+from sfdabench.models.segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
+from sfdabench.models.weights import sha256
 from sfdabench.networks.unet_dual import UNetDual
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.primitives.losses import segmentation_loss
@@ -28,6 +33,7 @@ from sfdabench.primitives.views import SOURCE
 
 CLASS_NAMES = ("cup", "disc", "vessel", "fovea", "lesion")
 CPU = torch.device("cpu")
+SELDOM = 1e9  # patience of a keeper that saves the first epoch and the last one
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,16 @@ def source_model(toy: Toy, needs: Needs) -> Segmenter:
     return copy.deepcopy(_source_model(toy.classes, toy.head, "auxiliary" in needs.network))
 
 
+def _build(classes: int, head: str, auxiliary: bool) -> nn.Module:
+    entry = UNetDual(width=4, depth=2) if auxiliary else UNetSmall(width=4, depth=2)
+    return entry.build(channels=3, outputs=classes + (head == "softmax"))
+
+
 @cache
 def _source_model(classes: int, head: str, auxiliary: bool) -> Segmenter:
     toy = Toy(classes=classes, head=head)
     seed_all(0)
-    entry = UNetDual(width=4, depth=2) if auxiliary else UNetSmall(width=4, depth=2)
-    model = Segmenter(entry.build(channels=3, outputs=classes + (head == "softmax")))
+    model = Segmenter(_build(classes, head, auxiliary))
     stream = _labelled(toy, "source", Clock(), *draw(toy, "source", 16, foreground=True))
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(12):
@@ -123,26 +133,51 @@ class Killed(BaseException):
 
 @dataclass
 class ToyKeeper(CheckpointKeeper):
-    """A keeper that kills the loop on request and looks at the losses."""
+    """A keeper that kills the loop on request and remembers what loops are given.
+
+    given: every object in `deploy` and in the state of each loop so far.
+    """
 
     kill_after: int | None = None
-    seen: list[tuple[int, int]] = field(default_factory=list)
+    given: list[Any] = field(default_factory=list)
+    _epochs: int = 0
+
+    def restore(
+        self,
+        stage: int,
+        deploy: nn.Module | None,
+        state: Mapping[str, Any],
+        curves: dict[str, list[float]],
+    ) -> int:
+        """Restore as ever; the loop's objects are known from here on, before its first step."""
+        self.given += [deploy, *state.values()]
+        return super().restore(stage, deploy, state, curves)  # type: ignore[arg-type]
 
     def end_of_epoch(self, *arguments: Any, **named: Any) -> None:
         """Save as ever, then die where asked to."""
         super().end_of_epoch(*arguments, **named)
-        self.seen.append(arguments[:2])
-        if self.kill_after is not None and len(self.seen) > self.kill_after:
+        self._epochs += 1
+        if self.kill_after is not None and self._epochs > self.kill_after:
             raise Killed
 
 
 @dataclass
 class Attempt:
-    """What came of one adaptation on the toy."""
+    """What came of one adaptation on the toy.
+
+    prediction: probabilities (N, K, H, W) of the target images, as the deployed model scores.
+    gradients: loss name -> its largest gradient at any trainable parameter, over all steps.
+    """
 
     start: Segmenter
     deployed: nn.Module
+    prediction: Tensor
     gradients: dict[str, float]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the deployed model holds and of what it predicts."""
+        return sha256({**self.deployed.state_dict(), "prediction": self.prediction})
 
 
 def attempt(
@@ -152,14 +187,18 @@ def attempt(
     *,
     seed: int = 0,
     kill_after: int | None = None,
+    cut: str | None = None,
 ) -> Attempt:
     """Adapt on the toy; a second call with the same `work` goes on where the first was killed.
 
     kill_after: raise Killed after this epoch, or batch of an online method; counted from 0.
+    cut: name of a logged loss whose gradient is replaced by zeros at every step.
     Everything that any need could ask for is at hand, so that a method that reaches for what it
-    does not declare is caught by the grant and by what comes out, not by its absence.
+    does not declare is caught by the grant and by what comes out, not by its absence. Raises
+    TypeError where `adapt` returns no module.
     """
-    start = source_model(toy, method.needs)
+    needs = method.needs
+    start = source_model(toy, needs)
     clock = Clock()
     images, _ = draw(toy, "target", toy.count, foreground=toy.foreground)
     _, labels = draw(toy, f"labels-{toy.labels}", toy.count, foreground=toy.foreground)
@@ -169,18 +208,30 @@ def attempt(
     gradients: dict[str, float] = {}
 
     def look(losses: Mapping[str, Tensor]) -> None:
-        parameters = [p for model in copies for p in model.parameters() if p.requires_grad]
+        parameters = _trainable([*copies, *keeper.given])
         for name, loss in losses.items():
             gradients.setdefault(name, 0.0)
             if loss.requires_grad and parameters:
-                found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-                largest = max(float(g.abs().max()) for g in found if g is not None)
-                gradients[name] = max(gradients[name], largest)
+                reached = torch.autograd.grad(
+                    loss, parameters, retain_graph=True, allow_unused=True
+                )
+                largest = (float(g.abs().max()) for g in reached if g is not None)
+                gradients[name] = max(gradients[name], *largest, 0.0)
 
+    def sever(losses: Mapping[str, Tensor]) -> None:
+        if cut in losses and losses[cut].requires_grad:
+            losses[cut].register_hook(torch.zeros_like)
+
+    keeper = ToyKeeper(
+        work,
+        at_step=look if cut is None else sever,
+        patience=SELDOM if kill_after is None else 0.0,
+        kill_after=kill_after,
+    )
     context = _RecordingContext(
         clock=clock,
-        keeper=ToyKeeper(work, at_step=look, patience=0.0, kill_after=kill_after),
-        needs=method.needs,
+        keeper=keeper,
+        needs=needs,
         classes=names,
         head=toy.head,
         seed=seed,
@@ -196,6 +247,7 @@ def attempt(
         granted={
             "target_labels": _labelled(toy, "target", clock, images, labels),
             "source_data": _labelled(toy, "source", clock, s_images, s_labels),
+            "source_stage": source_model(toy, needs),
             "class_ratio": {
                 name: float(np.isin(s_labels, values).mean())
                 for name, values in zip(names, toy.values, strict=True)
@@ -205,13 +257,82 @@ def attempt(
     )
     seed_all(seed)
     deployed = method.adapt(context)
-    if isinstance(deployed, OnlineSegmenter):  # only predicting shows what it does
-        size = deployed.batch_size
-        maps = probabilities(deployed, context.target_split, toy.head, size)
-        for i, _ in enumerate(maps):  # a map is there once its batch was learnt
-            if kill_after is not None and i // size == kill_after:
-                raise Killed
-    return Attempt(start, deployed, gradients)
+    if not isinstance(deployed, nn.Module):
+        raise TypeError(f"adapt returned a {type(deployed).__name__}, not a module")
+    size = deployed.batch_size if isinstance(deployed, OnlineSegmenter) else PREDICTED_TOGETHER
+    maps = []
+    for i, map_ in enumerate(probabilities(deployed, context.target_split, toy.head, size)):
+        maps.append(map_)
+        # an online model learns while it predicts: a map is there once its batch was learnt
+        if needs.online and kill_after is not None and i // size == kill_after:
+            raise Killed
+    return Attempt(start, deployed, torch.stack(maps), gradients)
+
+
+def train(
+    stage: SourceStage, toy: Toy, work: Path, *, kill_after: int | None = None
+) -> tuple[nn.Module, dict[str, float]]:
+    """Train a source-side stage on the toy's source; returns its module, and what it noted.
+
+    It starts from a fresh network where it is called source training, else from the toy's source
+    model. A second call with the same `work` goes on where the first was killed.
+    """
+    clock = Clock()
+    fresh = isinstance(stage, Training)
+    seed_all(0)
+    network = _build(toy.classes, toy.head, auxiliary=False)
+    start = Segmenter(network) if fresh else source_model(toy, Needs())
+    splits = [
+        _labelled(toy, name, of, *draw(toy, domain, count, foreground=True))
+        for name, domain, count, of in (
+            ("source", "source", 9, clock),
+            ("source test", "source held out", 4, Clock()),
+        )
+    ]
+    context = SourceContext(
+        clock=clock,
+        keeper=ToyKeeper(
+            work, patience=SELDOM if kill_after is None else 0.0, kill_after=kill_after
+        ),
+        classes=CLASS_NAMES[: toy.classes],
+        head=toy.head,
+        seed=0,
+        start_model=start,
+        source=splits[0],
+        validation=splits[1],
+    )
+    seed_all(0)
+    return stage.train(context), context.notes
+
+
+def predict(model: nn.Module, toy: Toy) -> Tensor:
+    """Probabilities (N, K, H, W) that a model gives for the toy's target images."""
+    images, _ = draw(toy, "target", toy.count, foreground=toy.foreground)
+    ids = tuple(map(str, range(toy.count)))
+    stream = Stream("target", images, ids, device=CPU, seed=0, clock=Clock())
+    return torch.stack([*probabilities(model, stream, toy.head, PREDICTED_TOGETHER)])
+
+
+def rebuild(deployed: nn.Module, toy: Toy, needs: Needs) -> Segmenter:
+    """The model that a reader makes of what a run stores of its deployed model.
+
+    Raises RunFailed for a model of which nothing can be stored.
+    """
+    network, about = _build(toy.classes, toy.head, "auxiliary" in needs.network), describe(deployed)
+    return composites.rebuild(network, about, deployed.weights(), "the deployed model", "float32")  # type: ignore[operator]
+
+
+def _trainable(objects: Iterable[Any]) -> list[nn.Parameter]:
+    """Parameters with a gradient of all modules and optimisers among `objects`, each once."""
+    parameters: dict[int, nn.Parameter] = {}
+    for item in objects:
+        mine: Iterable[nn.Parameter] = ()
+        if isinstance(item, nn.Module):
+            mine = item.parameters()
+        elif isinstance(item, torch.optim.Optimizer):
+            mine = (p for group in item.param_groups for p in group["params"])
+        parameters |= {id(p): p for p in mine if p.requires_grad}
+    return [*parameters.values()]
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Part(BaseModel):
     """A table of such a file: frozen, and without a key that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 def read(path: Path, model: type[Model]) -> Model:

@@ -155,23 +155,17 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
     if not isinstance(model, _Composite):
         return None
     part = model.part
-    kind, module_name = type(part), type(part).__module__
+    kind, place = type(part), f"the part in front of the network, {type(part).__qualname__}"
+    if not isinstance(part, Part):
+        raise RunFailed(f"{place}, is no sfdabench.models.part.Part: it cannot be built anew")
     try:
-        known = isinstance(part, Part) and _part_class(module_name, kind.__qualname__) is kind
-        reason = "no sfdabench.models.part.Part"
+        known = _part_class(kind.__module__, kind.__qualname__)
     except BadInput as error:
-        known, reason = False, str(error)
-    if not known:
-        raise RunFailed(f"the part in front of the network, {kind.__qualname__}: {reason}")
-    return {
-        "name": type(model).__name__,
-        "part": {
-            "module": module_name,
-            "class": kind.__qualname__,
-            "arguments": cast(Part, part).arguments,
-        },
-        **model.options(),
-    }
+        raise RunFailed(f"{place}, cannot be built anew: {error}") from error
+    if known is not kind:
+        raise RunFailed(f"{place}, is another class than that of {kind.__module__} now")
+    named = {"module": kind.__module__, "class": kind.__qualname__, "arguments": part.arguments}
+    return {"name": type(model).__name__, "part": named, **model.options()}
 
 
 def rebuild(

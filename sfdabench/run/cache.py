@@ -14,11 +14,12 @@ from sfdabench.run import artefacts
 
 DAY = 86400.0
 FOLDERS = {
-    "prepared": ("prepared/images", "prepared/labels"),
+    "prepared": ("prepared/images", "prepared/labels", "prepared"),
     "phantoms": ("phantoms",),
     "manifests": ("manifests",),
     "stages": ("stages",),
 }
+PARTS = (("prepared", "images"), ("prepared", "labels"))  # folders of entries, no entries
 BESIDE = (".lock", ".holder")  # of a process that has, or had, the entry in hand
 
 
@@ -66,7 +67,11 @@ def entries(root: Path) -> list[Entry]:
 
 def _things(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
-        yield from (p for p in sorted(folder.iterdir()) if p.suffix not in BESIDE)
+        yield from (
+            path
+            for path in sorted(folder.iterdir())
+            if path.suffix not in BESIDE and (folder.name, path.name) not in PARTS
+        )
 
 
 def _name(path: Path, kind: str) -> str:
@@ -122,26 +127,31 @@ def clear(
     return Cleared(count, freed, tuple(kept))
 
 
+def _locked_by(path: Path) -> Path:
+    """What `held` locks while this part of an entry is made, without the lock's suffix."""
+    name = path.name.removeprefix(".").removesuffix(".work")
+    inside = path.parent.name in ("images", "labels")
+    return (path.parent.parent if inside else path.parent) / name
+
+
 def _holder(path: Path) -> str | None:
     """Who holds the lock of an entry; None where nobody does."""
     from filelock import FileLock, Timeout
 
-    name = path.name.removesuffix(".work")
-    lock = path.with_name(f"{name}.lock")
+    entry = _locked_by(path)
+    lock, holder = (entry.with_name(f"{entry.name}{suffix}") for suffix in BESIDE)
     if not lock.exists():
         return None
     try:
         with FileLock(lock).acquire(timeout=0):
             return None
     except Timeout:
-        holder = path.with_name(f"{name}.holder")
         return holder.read_text(encoding="utf-8") if holder.exists() else "another process"
 
 
 def _remove(path: Path) -> None:
+    """Remove a part of an entry. Its lock stays: another process may be about to take it."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    for suffix in BESIDE:
-        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)

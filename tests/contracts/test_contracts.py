@@ -4,13 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from sfdabench.checks import contracts, entry, run_contract
+from sfdabench.checks import contracts, run_contract
 from sfdabench.core import registry
 
-# (kind, entry, contract) -> why it does not hold. One that starts to hold fails the suite.
-EXCEPTIONS: dict[tuple[str, str, str], str] = {}
+# (kind, entry, contract) -> text of a fault -> why it is accepted. Such a text stands for the
+# faults that contain it, so one field or one loss is excepted and not the whole contract. One that
+# no fault contains any more fails the suite.
+EXCEPTIONS: dict[tuple[str, str, str], dict[str, str]] = {}
 
-LEAST = {"methods": 14, "datasets": 8, "tasks": 11, "networks": 5, "protocols": 7}
+LEAST = {
+    **{"methods": 14, "datasets": 8, "tasks": 11, "networks": 5, "protocols": 7},
+    **{"stages": 1},
+}
 
 
 def shipped(kind):
@@ -19,28 +24,21 @@ def shipped(kind):
     return [name for name in registry.names(kind) if (folder / f"{name}.py").exists()]
 
 
-def held(kind):
-    """What the contracts are held against: entries, and the named variants of methods."""
-    variants = [name for name, (_, fields) in registry.ALIASES.get(kind, {}).items() if fields]
-    return [*shipped(kind), *variants]
-
-
 CELLS = [
     pytest.param(kind, name, contract, id=f"{kind}-{name}-{contract}")
     for kind in registry.FOLDERS
-    for name in held(kind)
+    for name in shipped(kind)
     for contract in contracts(kind)
 ]
 
 
 @pytest.mark.parametrize(("kind", "name", "contract"), CELLS)
 def test_contract(kind, name, contract):
-    outcome = run_contract(contracts(kind)[contract], contract, entry(kind, name))
-    reason = EXCEPTIONS.get((kind, name, contract))
-    if reason is None:
-        assert outcome.passed, outcome.detail
-    else:
-        assert not outcome.passed, f"holds now; take it out of EXCEPTIONS ({reason})"
+    faults = run_contract(contracts(kind)[contract], contract, registry.load(kind, name)).faults
+    accepted = EXCEPTIONS.get((kind, name, contract), {})
+    assert not [fault for fault in faults if not any(text in fault for text in accepted)]
+    settled = [text for text in accepted if not any(text in fault for fault in faults)]
+    assert not settled, "no longer at fault; take it out of EXCEPTIONS"
 
 
 @pytest.mark.parametrize("kind", registry.FOLDERS)

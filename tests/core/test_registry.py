@@ -159,3 +159,49 @@ def test_an_error_in_a_helper_surfaces_as_it_is(plugins):
     registry.add_plugins(plugins)
     with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
         registry.load("methods", "mine")
+
+
+def test_another_name_for_a_method_stands_for_field_values():
+    assert registry.resolve("methods", "tent_online") == ("tent", {"online": True})
+    assert registry.resolve("methods", "tent") == ("tent", {})
+    assert registry.resolve("tasks", "mr2ct") == ("chaos2malbcv", {})
+    assert registry.variants("tent") == {"tent_online": {"online": True}}
+    assert registry.variants("cbmt") == {}
+    assert registry.kinds_of("tent_online") == ["methods"]
+    assert "tent_online" not in registry.names("methods")
+    line = "self_ensembling_sf is another name for self_ensembling --set source=false"
+    assert registry.explain("methods", "self_ensembling_sf") == line
+    assert registry.explain("tasks", "mr2ct") == "mr2ct is another name for chaos2malbcv"
+    assert registry.explain("methods", "tent") is None
+
+
+def test_its_field_values_are_never_lost():
+    for ask in (registry.load, registry.canonical):
+        with pytest.raises(BadInput, match="'tent_online' is another name for tent with online="):
+            ask("methods", "tent_online")
+
+
+def test_names_of_variants_are_methods_with_such_fields():
+    for name, (own, fields) in registry.ALIASES["methods"].items():
+        assert own in registry.names("methods")
+        method = registry.load("methods", own)
+        changed = method(**fields)
+        assert changed != method(), name
+        assert changed.needs != method().needs, "else no name of its own is needed"
+
+
+def test_no_entry_may_bear_another_s_other_name(plugins):
+    (plugins / "methods" / "tent_online.py").write_text("")
+    registry.add_plugins(plugins)
+    with pytest.raises(BadInput, match=r"tent_online\.py: tent_online is another name for tent"):
+        registry.names("methods")
+
+
+def test_modules_of_entries_are_the_only_ones(plugins):
+    (plugins / "methods" / "mine.py").write_text("import os\n")
+    registry.add_plugins(plugins)
+    assert registry.entry_module("sfdabench_plugins.methods.mine").os
+    assert registry.entry_module("sfdabench.methods.tent").Tent is registry.load("methods", "tent")
+    for name in ("os", "os.path", "sfdabench.core.files", "mine", "tent", "", "sfdabench.tent"):
+        with pytest.raises(BadInput, match="no file of an entry"):
+            registry.entry_module(name)

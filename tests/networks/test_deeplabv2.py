@@ -6,7 +6,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from sfdabench.checks.networks import check_first_of_two_heads_is_the_main_one
+from sfdabench.checks.networks import (
+    check_first_of_two_heads_is_the_main_one,
+    check_heads_are_the_two_classifiers_on_the_two_features,
+)
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import override
@@ -179,6 +182,17 @@ class TestHeads:
 
         with pytest.raises(AssertionError, match="both are one"):
             check_first_of_two_heads_is_the_main_one(Twice)
+
+    def test_the_contract_sees_features_of_another_head(self):
+        class Other(registry.load("networks", NAME)):
+            def build(self, **sizes):
+                module = entry(**SMALL).build(**sizes)
+                heads = module.heads
+                module.heads = lambda images: (heads(images)[0], heads(images)[1] + 1)
+                return module
+
+        with pytest.raises(AssertionError, match="another result of the auxiliary head"):
+            check_heads_are_the_two_classifiers_on_the_two_features(Other)
 
 
 class TestFields:

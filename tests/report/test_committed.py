@@ -7,40 +7,54 @@ from sfdabench.core import registry
 from sfdabench.core.paths import shipped
 from sfdabench.core.stage import Problem, Stage
 from sfdabench.models.weights import fill
-from sfdabench.report import render, tables
+from sfdabench.report import render, runs, tables
+from sfdabench.report.figures import curves
 from sfdabench.run import plan
 from sfdabench.store import cases, labels, records
 
 NAMES = set(tables.list_tables())
-TABLES = sorted(path for path in shipped("results").glob("*/*.md") if path.stem in NAMES)
-SETS = sorted({path.parent for path in TABLES})
+FOLDERS = sorted({path.parent.parent.parent for path in shipped("results").glob("*/*/*/*.json")})
 REFERENCE = regress.default_folder()
 
 
 def test_there_are_results():
-    assert {folder.name for folder in SETS} >= {"phantom", "real-fundus-128px", "real-abdomen-96px"}
-    assert {path.stem for path in TABLES} >= {"cbmt-1", "apl-1", "osuda-1", "self-ensembling-1"}
+    sets = {"phantom", "real-fundus-128px", "real-abdomen-96px"}
+    assert {folder.name for folder in FOLDERS} >= sets
+    written = {path.stem for folder in FOLDERS for path in folder.glob("*.md")}
+    assert written >= {"cbmt-1", "apl-1", "osuda-1", "self-ensembling-1"}
 
 
-@pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_committed_tables_are_rendered_from_the_records(path):
-    built = tables.build(path.stem, path.parent)
-    assert not built.problems
-    committed = path.read_text(encoding="utf-8")
-    assert render.FORMATS["markdown"](built).rstrip() == committed.rstrip()
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_committed_tables_are_rendered_from_the_records(folder):
+    written = [path for path in sorted(folder.glob("*.md")) if path.stem in NAMES]
+    assert written
+    for path in written:
+        built = tables.build(path.stem, folder)
+        assert not built.problems
+        committed = path.read_text(encoding="utf-8")
+        assert render.FORMATS["markdown"](built).rstrip() == committed.rstrip()
 
 
-@pytest.mark.parametrize("folder", SETS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_committed_records_are_whole_and_hold_no_path(folder):
     stored, problems = records.read_all(folder)
     assert not problems
     assert len(stored) >= 6
     for record in stored:
         assert record.done
+        assert cases.read(folder / record.path)
+        assert records.unadapted_of(record, folder).done
         text = (folder / record.path).read_text(encoding="utf-8")
         assert '"/' not in text, f"{record.path} holds an absolute path"
-        assert cases.read(folder / record.path)
-        assert records.unadapted_of(record, folder).source_sha256 == record.source_sha256
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_committed_records_make_curves(folder):
+    tasks = {record.task for record in records.read_all(folder)[0]}
+    assert tasks
+    for task in sorted(tasks):
+        compared = runs.compare(folder, task).only([])
+        assert curves.draw(compared, "strict", "t").axes[0].lines
 
 
 def test_the_reference_can_be_run():

@@ -1,10 +1,8 @@
 """Figures from records written by hand: what they show, and what they refuse."""
 
-import csv
-import json
 import shlex
+import shutil
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +16,9 @@ from sfdabench.core.progress import Progress
 from sfdabench.present import plot as plotting
 from sfdabench.present.plot import Request, plot
 from sfdabench.report import benchmark, runs, units
-from sfdabench.report.figures import bars, catalogue, curves, grid, scores, style, sweep, tsne
+from sfdabench.report.figures import bars, catalogue, grid, scores, style, sweep, tsne
 from sfdabench.run.plan import choose_methods
-from sfdabench.store import labels
-from sfdabench.store.records import CASE_COLUMNS
+from sfdabench.store import labels, records
 
 TASK = "refuge2rimone"
 FIELDS = {
@@ -33,9 +30,6 @@ FIELDS = {
     "supervised": {"epochs": 3},
     "adabn+cbmt": {},
 }
-SETTING = {"source_only": "none", "supervised": "supervised"}
-
-
 PROTOCOLS = ("strict", "cbmt", "osuda")
 CASES = {name: {"a": 0.9, "b": 0.8, "c": 0.7} for name in ("cup", "disc")}
 
@@ -49,7 +43,7 @@ def means(dice, cases=CASES):
 
 def counts(by_case):
     undefined = list(by_case.values()).count(None)
-    return {"n": len(by_case) - undefined, "undefined": undefined}
+    return {"std": None, "n": len(by_case) - undefined, "undefined": undefined}
 
 
 @pytest.fixture
@@ -58,50 +52,37 @@ def results(tmp_path):
 
 
 @pytest.fixture
-def put(results):
-    """Write a record and its cases: put(method, seed, Dice by epoch, fields set by the user).
+def put(results, make_record):
+    """Write a record, its cases, and those of its source model where there are none.
 
-    cases: class -> case -> strict Dice of the last epoch, None where undefined.
+    put(method, seed, Dice by epoch, fields set by the user); cases: class -> case -> Dice of the
+    last epoch, None where undefined. The source model of seed 0 has a Dice of 0.5, of 1 of 0.6.
     """
 
     def write(method, seed=0, dice=(0.6, 0.8, 0.7), changes=None, cases=None, **keys):
         changes, cases = changes or {}, cases or CASES
-        unadapted = {name: dict.fromkeys(of, 0.1) for name, of in cases.items()}
-        best = int(np.argmax(dice))
-        audit = {
-            "dice_by_epoch": {name: list(dice) for name in ("strict", "cbmt")},
-            "best": {"epoch": {"strict": best, "cbmt": best}, "scores": means(max(dice))},
-        }
-        record = {
-            **{"schema": 1, "status": "done", "reason": None, "task": TASK, "method": method},
-            **{"setting": SETTING.get(method, "SFDA"), "seed": seed, "profile": "phantom"},
-            **{"data": "phantom", "manifest_sha256": f"da{seed}", "source_sha256": f"50{seed}"},
-            **{"deployed_sha256": "d", "recipe": {"size": 96}, "source_overrides": {}},
-            **{"device": "cpu", "precision": "float32", "spacing_unit": "pixel"},
+        failed = keys.get("status") == "failed"
+        best = {name: means(max(dice))[name] for name in PROTOCOLS}
+        plain = {
+            **{"task": TASK, "source_sha256": f"50{seed}0" * 16, "recipe": {"size": 96}},
+            **{"manifest_sha256": f"da{seed}0" * 16},
             "fields": {method: FIELDS[method] | changes},
             "overrides": {method: changes},
-            "cases": {"adapt": 9, "test": 3},
-            "scores": means(dice[-1], cases),
-            "source_only": {"scores": means(0.5 + seed / 10, unadapted)},
-            "audit": None if method == "source_only" else audit,
-            **keys,
+            "scores": {} if failed else means(dice[-1], cases),
+            "audit": make_record.audit(dice, best=best),
         }
-        folder = results / record["task"] / method
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{len(list(folder.iterdir()))}.json"
-        path.write_text(json.dumps(record), encoding="utf-8")
-        with path.with_suffix(".csv").open("w", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(CASE_COLUMNS)
-            for protocol, (model, scored) in product(
-                PROTOCOLS, {"source_only": unadapted, "deployed": cases}.items()
-            ):
-                for class_, by_case in scored.items():
-                    for case, value in by_case.items():
-                        row = [protocol, model, case, class_, "dice"]
-                        text = "" if value is None else repr(value)
-                        rows.writerow([*row, text, int(value is None)])
-        return path
+        if method == "source_only" or failed:
+            plain["audit"] = None
+        record = make_record(method, seed, **plain | keys)
+        if record.unadapted:
+            dim = {name: dict.fromkeys(of, 0.1) for name, of in cases.items()}
+            before = {name: means(0.5 + seed / 10, dim)[name] for name in record.scores}
+            own = plain["manifest_sha256"] if method == "supervised" else record.manifest_sha256
+            record = make_record.keep_source(results, record, before, dim, manifest_sha256=own)
+        if method == "source_only":
+            return make_record.keep(results, record, cases)
+        count = len(list((results / record.task / method).glob("?.json")))
+        return make_record.keep(results, record, cases, name=str(count))
 
     return write
 
@@ -157,18 +138,15 @@ def test_variants_are_labelled_and_ordered(results, put):
     assert not compared.problems
 
 
-def test_a_chain_names_the_method_of_each_field():
-    record = {
-        "method": "adabn+cbmt",
-        "overrides": {"adabn": {}, "cbmt": {"ema": 0.9}},
-    }
+def test_a_chain_names_the_method_of_each_field(make_record):
+    record = make_record("adabn+cbmt", overrides={"adabn": {}, "cbmt": {"ema": 0.9}})
     assert runs.label_of(record) == "adabn+cbmt cbmt.ema=0.9"
 
 
 def test_a_run_that_is_missing_is_named_with_its_command(results, put):
     put("cbmt", data="real", profile="paper", source_overrides={"size": 128})
     compared = runs.compare(results, TASK)
-    with pytest.raises(BadInput, match="recorded: 'cbmt'") as error:
+    with pytest.raises(BadInput, match="recorded: 'source_only', 'cbmt'") as error:
         compared.variant("cbmt ema=0.9")
     assert (
         f"sfdabench run --method cbmt --task {TASK} --set ema=0.9 --out {results} "
@@ -184,7 +162,7 @@ def test_a_command_is_what_a_shell_takes(results, put):
     start = f"sfdabench run --method cbmt --task {TASK}".split()
     end = ["--out", str(results), "--source-set", "note=a b", "--source-set", "pretrained=null"]
     label = "cbmt flip=true scales=[1.0, 1.25]"
-    assert compared.variants[0].label == label
+    assert compared.variants[1].label == label
     assert shlex.split(compared.command(label)) == [
         *(*start, "--set", "cbmt.flip=true", "--set", "cbmt.scales=[1.0, 1.25]", *end)
     ]
@@ -194,7 +172,7 @@ def test_a_command_is_what_a_shell_takes(results, put):
 
 
 def test_of_two_records_of_a_run_the_one_with_the_protocol_counts(results, put):
-    first = put("cbmt", scores={"strict": means(0.5)["strict"]})
+    first = put("cbmt", scores={"strict": means(0.5)["strict"]}, audit=None)
     second = put("cbmt")
     for protocol, path in (("cbmt", second), ("strict", first), (None, first)):
         compared = runs.compare(results, TASK, protocol=protocol)
@@ -203,7 +181,7 @@ def test_of_two_records_of_a_run_the_one_with_the_protocol_counts(results, put):
 
 
 def test_figures_take_the_record_with_their_protocol(put, draw):
-    put("cbmt", scores={"strict": means(0.5)["strict"]})
+    put("cbmt", scores={"strict": means(0.5)["strict"]}, audit=None)
     put("cbmt")
     put("cbmt", changes={"ema": 0.9})
     figure, _ = draw("cbmt-2a")
@@ -226,8 +204,8 @@ def test_failed_and_repeated_runs_are_left_out_and_said(results, put):
         ({"data": "real"}, "add --kind phantom or --kind real"),
         ({"profile": "paper"}, "add --profile paper or --profile phantom"),
         ({"task": "refuge2drishti"}, "add --task NAME"),
-        ({"source_sha256": "other"}, "2 source models of seed 0"),
-        ({"manifest_sha256": "other"}, "2 states of the data of seed 0"),
+        ({"source_sha256": "0" * 64}, "2 source models of seed 0"),
+        ({"manifest_sha256": "0" * 64}, "2 states of the data of seed 0"),
         ({"recipe": {"size": 64}}, "2 source recipes"),
     ],
 )
@@ -242,7 +220,7 @@ def test_only_what_is_drawn_must_belong_together(results, put, draw):
     put("cbmt")
     put("tent", 0, fields={"tent": {"steps": 1}})
     put("tent", 1, fields={"tent": {}})
-    put("pseudo_label", source_sha256="other")
+    put("pseudo_label", source_sha256="0" * 64)
     figure, _ = draw("curves", task=TASK, methods=("cbmt",))
     assert legend(figure)[0] == "cbmt"
     with pytest.raises(BadInput, match="2 settings of tent"):
@@ -254,16 +232,16 @@ def test_only_what_is_drawn_must_belong_together(results, put, draw):
 def test_a_kind_can_be_chosen(results, put):
     put("cbmt")
     put("pseudo_label", data="real")
-    assert runs.compare(results, TASK, kind="real").variants[0].label == "pseudo_label"
+    assert runs.compare(results, TASK, kind="real").variants[1].label == "pseudo_label"
     with pytest.raises(BadInput, match="--profile paper"):
         runs.compare(results, TASK, kind="real", profile="paper")
 
 
 def test_a_supervised_bound_may_learn_from_another_split(results, put):
     put("cbmt")
-    put("supervised", manifest_sha256="other")
-    assert len(runs.compare(results, TASK).variants) == 2
-    put("supervised", changes={"epochs": 9}, manifest_sha256="a third one")
+    put("supervised", manifest_sha256="0" * 64)
+    assert len(runs.compare(results, TASK).variants) == 3
+    put("supervised", changes={"epochs": 9}, manifest_sha256="1" * 64)
     with pytest.raises(BadInput, match="2 states of the data of seed 0"):
         runs.compare(results, TASK).only([])
 
@@ -288,7 +266,7 @@ def test_seeds_of_other_settings_are_no_variant(results, put, draw):
     put("supervised", 0)
     put("supervised", 1, fields={"supervised": {"epochs": 40}})
     put("supervised", 2)
-    why = "2 settings of supervised in one comparison .*epochs=3: .*0.json, .*4.json; epochs=40: "
+    why = "2 settings of supervised in one comparison .*epochs=3: .*0.json, .*2.json; epochs=40: "
     with pytest.raises(BadInput, match=why):
         draw("bars", task=TASK)
 
@@ -314,7 +292,10 @@ def test_units():
 def test_cases_are_read_in_their_printed_unit(put):
     path = put("cbmt", cases={"cup": {"a": 0.25, "b": None}})
     assert scores.by_case(path, "strict", "dice") == {"cup": {"a": 25.0, "b": None}}
-    assert scores.by_case(path, "strict", "dice", model="source_only")["cup"]["a"] == 10.0
+    unadapted = records.record_path(
+        *(path.parents[2], TASK, "source_only", records.read(path).unadapted)
+    )
+    assert scores.by_case(unadapted, "strict", "dice")["cup"]["a"] == 10.0
     with pytest.raises(BadInput, match="unknown metric of these scores 'dcie': did you mean dice"):
         scores.by_case(path, "strict", "dcie")
     whole = path.with_suffix(".csv").read_text()
@@ -407,7 +388,6 @@ def test_the_same_records_give_the_same_files(results, put, tmp_path):
 def test_curves_are_means_over_seeds_from_the_unadapted_model_on(put, draw):
     put("cbmt", seed=0, dice=(0.6, 0.8, 0.7))
     put("cbmt", seed=1, dice=(0.8, 0.8, 0.5))
-    put("source_only")
     figure, _ = draw("curves")
     drawn = line(figure, "cbmt")
     assert list(drawn.get_xdata()) == [0, 1, 2, 3]
@@ -425,6 +405,32 @@ def test_curves_are_means_over_seeds_from_the_unadapted_model_on(put, draw):
     assert "Mean over seeds 0, 1; band: range over seeds; n = 3 test cases" in caption
     assert figure.axes[0].get_ylabel() == "Dice, mean over classes (%)"
     assert figure.axes[0].get_xlabel().startswith("epoch of adaptation")
+
+
+def test_curves_lie_at_the_epochs_that_were_audited(put, draw, make_record):
+    """A run may be audited every few epochs only."""
+    audit = make_record.audit([0.6, 0.9, 0.7], best=means(0.9), epochs=[4, 9, 12])
+    put("cbmt", audit=audit)
+    figure, _ = draw("curves")
+    assert list(line(figure, "cbmt").get_xdata()) == [0, 5, 10, 13]
+    star, last = (one for one in figure.axes[0].lines if one.get_marker() in "*o" and
+                  one.get_label().startswith("_") and len(one.get_xdata()))  # fmt: skip
+    assert (star.get_xdata()[0], last.get_xdata()[0]) == (10, 13)
+    assert figure.axes[0].get_xlim() == (0, 13)
+    put("cbmt", seed=1, audit=make_record.audit([0.6, 0.9], best=means(0.9)))
+    with pytest.raises(BadInput, match=r"cbmt/0\.json and .*cbmt/1\.json: audited at other epochs"):
+        draw("curves")
+
+
+def test_curves_without_the_unadapted_scores_say_how_to_make_them(put, draw, results):
+    put("cbmt", seed=1)
+    shutil.rmtree(results / TASK / "source_only")
+    command = f"sfdabench run --method source_only --task {TASK} --out {results} --seed 1"
+    for name in ("curves", "cbmt-2a"):
+        with pytest.raises(BadInput, match=f"cannot be read .*; make it: {command} --device cpu"):
+            draw(name)
+        put("cbmt", seed=1, changes={"ema": 0.9})
+        shutil.rmtree(results / TASK / "source_only")
 
 
 def test_one_seed_has_no_band_and_real_data_are_said(put, draw):
@@ -547,7 +553,8 @@ def test_intervals():
 def test_bars_are_means_over_cases_of_means_over_seeds(put, draw):
     put("cbmt", seed=0, cases={"cup": {"a": 0.2, "b": 0.6, "c": None}, "disc": {"a": 1.0}})
     put("cbmt", seed=1, cases={"cup": {"a": 0.4, "b": 0.8, "c": None}, "disc": {"a": 1.0}})
-    put("source_only", cases={"cup": {"a": 0.5, "b": 0.5}, "disc": {"a": 0.5}})
+    for seed in (0, 1):
+        put("source_only", seed, cases={"cup": {"a": 0.5, "b": 0.5}, "disc": {"a": 0.5}})
     figure, _ = draw("bars")
     axes = figure.axes[0]
     heights = {c.get_label(): [bar.get_height() for bar in c] for c in axes.containers[::2]}
@@ -591,7 +598,7 @@ def test_bars_of_a_table_are_its_rows_in_its_order(put, draw, results):
         draw("bars", table="cbmt-1")
     figure, said = draw("bars", table="cbmt-1", kind="phantom")
     assert len(figure.axes) == 2
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"spacing_unit": "mm"}))
+    path.write_text(path.read_text().replace('"spacing_unit": "pixel"', '"spacing_unit": "mm"'))
     compared = [runs.compare(results, task, kind="phantom") for task in (TASK, "refuge2drishti")]
     with pytest.raises(BadInput, match=r"ASSD \(mm\) and ASSD \(px\) on one axis"):
         bars._unit(compared, "strict", "assd")
@@ -607,8 +614,9 @@ def test_bars_of_a_table_show_its_classes_only(put, draw):
     ]
 
 
-def test_bars_refuse(put, draw):
+def test_bars_refuse(put, draw, results):
     put("cbmt", changes={"ema": 0.9})
+    shutil.rmtree(results / TASK / "source_only")  # which stands in a row of every table
     for flags, message in [
         ({"table": "cbmt-9"}, "did you mean cbmt-"),
         ({"table": "cbmt-3"}, "holds no score of a case"),
@@ -683,10 +691,11 @@ def test_tsne_keeps_two_clusters_apart_and_repeats_itself():
 
 def test_missing_weights_and_seeds_are_named_with_their_command(put, draw, results):
     put("cbmt")
+    shutil.rmtree(results / TASK / "source_only")
     with pytest.raises(BadInput, match="--method source_only --task"):
         draw("grid")
     put("source_only")
-    with pytest.raises(BadInput, match=r"0\.safetensors: the weights.*--seed 0 --force"):
+    with pytest.raises(BadInput, match=r"\w+\.safetensors: the weights.*--seed 0 --force"):
         draw("grid")
     with pytest.raises(BadInput, match="--seed 4"):
         draw("grid", seed=4)
@@ -696,7 +705,7 @@ def test_missing_weights_and_seeds_are_named_with_their_command(put, draw, resul
         draw("grid", data=results)
     put("pseudo_label", seed=3)
     with pytest.raises(BadInput, match="no seed in common"):
-        draw("grid", methods=("pseudo_label",))
+        draw("grid", methods=("cbmt", "pseudo_label"))
 
 
 def test_patients_are_shown_only_where_the_user_says_and_in_no_repository(put, draw, tmp_path):
@@ -773,13 +782,6 @@ def test_the_values_of_a_printed_sweep_are_those_of_its_benchmark(tmp_path):
     assert catalogue.find("cbmt-2b", tmp_path).kind == "curves"
     with pytest.raises(BadInput, match=r"unknown figure 'cbmt-2a'.*; .*cannot be read"):
         catalogue.find("cbmt-2a", tmp_path)
-
-
-def test_curves_of_the_committed_records():
-    """The records of this release make the figures of the paper."""
-    compared = runs.compare(shipped("results") / "phantom", TASK)
-    figure = curves.draw(compared.only(["mean_teacher", "cbmt"]), "cbmt", "t")
-    assert len(line(figure, "cbmt").get_xdata()) == 21
 
 
 def test_no_figure_replaces_another():

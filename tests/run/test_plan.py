@@ -139,6 +139,23 @@ def test_a_stage_sees_what_its_method_declares(tmp_path):
     assert plan(tmp_path).source.sees.keys() == {"source", "validation"}
 
 
+def test_a_method_with_a_source_side_stage_has_it_beside(tmp_path):
+    run = plan(tmp_path, method="tiny_guided", settings=["tiny_side.epochs=2"])
+    (side,) = run.final.beside
+    assert (side.name, side.fields["epochs"]) == ("tiny_side", 2)
+    assert side.start.key == run.source.key
+    assert side.sees.keys() == {"source", "validation"}
+    assert run.overrides == {"tiny_guided": {}, "tiny_side": {"epochs": 2}}
+    assert [stage.name for stage in run.final.order] == [
+        *("source_training", "tiny_side", "tiny_guided")
+    ]
+    assert plan(tmp_path, method="tiny_guided").key != run.key
+    with pytest.raises(BadInput, match="did you mean epochs"):
+        plan(tmp_path, method="tiny_guided", settings=["tiny_side.epoch=2"])
+    with pytest.raises(BadInput, match="unknown method or stage of this run 'tiny_side'"):
+        plan(tmp_path, settings=["tiny_side.epochs=2"])
+
+
 def test_the_unadapted_run_is_that_of_source_only(tmp_path):
     alone = plan(tmp_path, method="source_only")
     assert alone.unadapted is None
@@ -148,22 +165,6 @@ def test_the_unadapted_run_is_that_of_source_only(tmp_path):
     assert scored.unadapted.key == plan(tmp_path, method="source_only", protocols=["beal"]).key
     assert scored.unadapted.key != alone.key
     assert scored.final.key == plan(tmp_path).final.key, "who scores moves no weight"
-
-
-@pytest.fixture
-def real(tmp_path, monkeypatch):
-    """A folder of the files of both data sets, and a cache of its own."""
-    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
-    root = tmp_path / "data"
-    for name in ("tiny_source", "tiny_target"):
-        registry.load("datasets", name)().phantom(root, 0)
-    return root
-
-
-def without_source(root):
-    for path in root.rglob("*"):
-        if path.is_file() and "rimone" not in str(path).lower():
-            path.unlink()
 
 
 def test_profiles_follow_the_data(tmp_path):

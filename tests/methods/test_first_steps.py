@@ -1,0 +1,498 @@
+"""The first steps of each method against its paper's step, written out by hand in plain torch.
+
+Written from the papers and /specs, not from the methods' files. Both sides get the same start
+model and the same batches, for at least two epochs of three steps, the last of one image: so
+schedules, banks and averages show. They round alike but for the order of sums, hence RTOL and ATOL,
+which are the float32 rounding of a few steps; a step moves a weight by a hundred times that.
+"""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sfdabench.checks.toy import CPU, Toy, attempt, draw, source_model
+from sfdabench.core import registry
+from sfdabench.core.streams import Clock, LabelledStream, Stream
+from sfdabench.primitives.views import SOURCE, fundus_strong, identity
+
+RTOL, ATOL = 1e-4, 1e-6
+SIZE = 4  # of a batch, of nine images
+
+# Methods whose steps are written out in a file of their own.
+ELSEWHERE = {"tent", "tent_online", "self_ensembling", "self_ensembling_sf"}
+
+
+class Scene:
+    """The start model and the batches that a method is given, in the same order."""
+
+    def __init__(self, setting, needs):
+        self.setting, self.needs, self.clock = setting, needs, Clock()
+        images, _ = draw(setting, "target", setting.count, foreground=True)
+        _, labels = draw(setting, "labels-0", setting.count, foreground=True)
+        shared = {"ids": tuple(map(str, range(setting.count))), "device": CPU}
+        shared |= {"name": "target", "images": images, "seed": 0, "clock": self.clock}
+        self.target = Stream(**shared)
+        self.labelled = LabelledStream(
+            **shared,
+            labels=labels,
+            classes=setting.values,
+            background=setting.head == "softmax",
+        )
+        self.steps = -(-setting.count // SIZE)  # of an epoch
+
+    def model(self):
+        return source_model(self.setting, self.needs)
+
+    def epochs(self, count, stage=0):
+        for epoch in range(count):
+            self.clock.start(stage, epoch)
+            yield epoch
+
+    def batches(self, size=SIZE, **views):
+        return self.target.batches(size, **(views or {"plain": identity}))
+
+    def in_order(self):
+        """All images as one batch, un-augmented."""
+        (batch,) = self.target.batches(self.setting.count, shuffle=False, plain=identity)
+        return batch.plain
+
+
+def norms(model):
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def bce(logits, labels):
+    """-y log p - (1 - y) log(1 - p) of each pixel."""
+    return -labels * F.logsigmoid(logits) - (1 - labels) * F.logsigmoid(-logits)
+
+
+def cross_entropy(logits, classes):
+    """-log p of each pixel's class: (B, C, H, W), (B, H, W) -> (B, H, W)."""
+    return -logits.log_softmax(1).gather(1, classes.unsqueeze(1)).squeeze(1)
+
+
+def encoder_and_heads(model, *, affine):
+    """All weights but the heads', and the heads'; scale and shift of batch norm where wanted."""
+    frozen = {id(p) for layer in norms(model) for p in layer.parameters()}
+    parts = ([], [])
+    for name, parameter in model.named_parameters():
+        if affine or id(parameter) not in frozen:
+            parts["classifier" in name or "auxiliary" in name].append(parameter)
+    return parts
+
+
+def sgd(parameters, rate):
+    return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=5e-4)
+
+
+def set_rate(optimiser, rate):
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def step(optimiser, loss, inputs=None):
+    optimiser.zero_grad()
+    loss.backward(inputs=inputs)
+    optimiser.step()
+
+
+@torch.no_grad()
+def follow(teacher, student, ema):
+    for mine, its in zip(teacher.parameters(), student.parameters(), strict=True):
+        mine.copy_(ema * mine + (1 - ema) * its)
+
+
+def source_only(scene):
+    return scene.model()
+
+
+def adabn(scene):
+    """Mean and unbiased variance of what reaches each layer, mean over the batches."""
+    model, seen = scene.model(), {}
+    for layer in norms(model):
+        layer.register_forward_pre_hook(lambda m, inputs: seen.setdefault(m, []).append(inputs[0]))
+    model.train()
+    for _ in scene.epochs(1):
+        for batch in scene.batches():
+            with torch.no_grad():
+                model(batch.plain)
+    for layer in norms(model):
+        maps = seen[layer]
+        layer.running_mean = torch.stack([m.mean((0, 2, 3)) for m in maps]).mean(0)
+        layer.running_var = torch.stack([m.var((0, 2, 3)) for m in maps]).mean(0)
+        layer.num_batches_tracked.fill_(len(maps))
+    return model
+
+
+def supervised(scene):
+    """Binary cross-entropy on the target's own labels."""
+    model = scene.model().train()
+    optimiser = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99))
+    for epoch in scene.epochs(3):
+        set_rate(optimiser, 1e-3 * 0.8**epoch)
+        for images, masks in scene.labelled.pairs(SIZE, SOURCE["light"]):
+            step(optimiser, bce(model(images), masks).mean())
+    return model
+
+
+def entropy_minimisation(scene):
+    """-p log p - (1 - p) log(1 - p), as a share of log 2."""
+    model = scene.model().train()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in scene.epochs(2):
+        for batch in scene.batches():
+            p = model(batch.plain).sigmoid()
+            step(optimiser, (-p * p.log() - (1 - p) * (1 - p).log()).mean() / math.log(2))
+    return model
+
+
+def pseudo_label(scene):
+    """CBMT's equations 1 and 2: cross-entropy with 1[p > gamma] of the model as it trains."""
+    model = scene.model().train()
+    optimiser = torch.optim.Adam(model.parameters(), betas=(0.9, 0.99))
+    for epoch in scene.epochs(3):
+        set_rate(optimiser, 1e-3 * 0.7**epoch)
+        for batch in scene.batches():
+            logits = model(batch.plain)
+            step(optimiser, bce(logits, (logits.detach().sigmoid() > 0.75).float()).mean())
+    return model
+
+
+def mean_teacher(scene):
+    """CBMT without its weight."""
+    student, teacher = scene.model().train(), scene.model().train()
+    optimiser = torch.optim.Adam(student.parameters(), betas=(0.9, 0.99))
+    for epoch in scene.epochs(3):
+        set_rate(optimiser, 5e-4 * 0.7**epoch)
+        for batch in scene.batches(weak=identity, strong=fundus_strong):
+            with torch.no_grad():
+                labels = (teacher(batch.weak).sigmoid() > 0.75).float()
+            step(optimiser, bce(student(batch.strong), labels).mean())
+            follow(teacher, student, 0.9)
+    return teacher
+
+
+def cbmt(scene):
+    """Equations 1 to 6, with the paper's bank of whole prediction maps."""
+    gamma, alpha, cup = 0.5, 0.2, 0  # on the toy the band above 0.75 soon holds no pixel
+    student, teacher = scene.model(), scene.model().train()
+    with torch.no_grad():
+        bank = student.eval()(scene.in_order()).sigmoid()[:, cup].double()
+    student.train()
+    optimiser = torch.optim.Adam(student.parameters(), betas=(0.9, 0.99))
+    for epoch in scene.epochs(3):
+        set_rate(optimiser, 5e-4 * 0.7**epoch)
+        foreground = bank[(bank > gamma) & (bank < 1 - (1 - gamma) * alpha)]
+        background = bank[(bank > gamma * alpha) & (bank < gamma)]
+        eta = (-foreground.log()).mean() / (-(1 - background).log()).mean()
+        for batch in scene.batches(weak=identity, strong=fundus_strong):
+            with torch.no_grad():
+                p = teacher(batch.weak).sigmoid()
+            labels = (p > gamma).float()
+            weight = torch.ones_like(labels)
+            weight[:, cup][labels[:, cup] == 0] = eta.float()
+            losses = weight * bce(student(batch.strong), labels)
+            step(optimiser, losses.sum() / weight.sum())
+            bank[batch.index] = p[:, cup].double()
+            follow(teacher, student, 0.9)
+    return teacher
+
+
+def threshold(scene):
+    """Labels of the start model where p >= 0.8, once; the model in eval mode throughout."""
+    model = scene.model()
+    with torch.no_grad():
+        sureness, labels = model(scene.in_order()).softmax(1).max(1)
+    kept = (sureness >= 0.8).float()
+    encoder, heads = encoder_and_heads(model, affine=False)
+    slow, fast = sgd(encoder, 1e-2), sgd(heads, 1e-1)
+    done = 0
+    for _ in scene.epochs(2):
+        for batch in scene.batches():
+            decay = (1 - done / (2 * scene.steps)) ** 0.9
+            set_rate(slow, 1e-2 * decay)
+            set_rate(fast, 1e-1 * decay)
+            keep = kept[batch.index]
+            losses = keep * cross_entropy(model(batch.plain), labels[batch.index])
+            slow.zero_grad()
+            step(fast, losses.sum() / keep.sum(), inputs=encoder + heads)
+            slow.step()
+            done += 1
+    return model
+
+
+def cbst(scene):
+    """Steps 1 to 5 of the specification: two rounds of two epochs."""
+    model = scene.model()
+    encoder, heads = encoder_and_heads(model, affine=False)
+    for number in range(2):
+        with torch.no_grad():
+            p = model(scene.in_order()).softmax(1)
+        thresholds = []
+        for c in range(p.shape[1]):
+            won = [image[c][image.argmax(0) == c][::4] for image in p]  # every fourth, an image
+            values = sorted(torch.cat(won).tolist(), reverse=True)
+            rank = int(len(values) * (0.2 + 0.15 * number))
+            thresholds.append(values[rank - 1] if rank else 1.0)
+        relative = p / torch.tensor(thresholds).view(-1, 1, 1)
+        labels, kept = relative.argmax(1), (relative.amax(1) >= 1).float()
+        slow, fast = sgd(encoder, 1e-2), sgd(heads, 1e-1)
+        for _ in scene.epochs(2, stage=number):
+            for batch in scene.batches():
+                keep = kept[batch.index]
+                losses = keep * cross_entropy(model(batch.plain), labels[batch.index])
+                slow.zero_grad()
+                step(fast, losses.sum() / keep.sum(), inputs=encoder + heads)
+                slow.step()
+    return model
+
+
+def apl(scene):
+    """Algorithm 1: the heads by equation 2, then the encoder by equation 4."""
+    model = scene.model()
+    encoder, heads = encoder_and_heads(model, affine=False)
+    slow, fast = sgd(encoder, 1e-2), sgd(heads, 1e-1)
+    done = 0
+    for _ in scene.epochs(2):
+        for batch in scene.batches():
+            decay = (1 - done / (2 * scene.steps)) ** 0.9
+            set_rate(slow, 1e-2 * decay)
+            set_rate(fast, 1e-1 * decay)
+            p, q = (logits.softmax(1) for logits in model.heads(batch.plain))
+            mean = (p + q).detach() / 2
+            labels, ordered = mean.argmax(1), mean.sort(dim=1, descending=True).values
+            confidence = ordered[:, 0] - ordered[:, 1]
+            consistency = 0.0
+            pixels, winners_p, winners_q = p[0, 0].numel(), p.argmax(1), q.argmax(1)
+            for i in range(p.shape[1]):
+                for j in range(p.shape[1]):
+                    if i != j:
+                        share = ((winners_p == i) & (winners_q == j)).sum((1, 2)) / pixels
+                        relevance = share * (p[:, i] * q[:, j]).mean((1, 2))
+                        consistency = consistency + relevance.mean()
+            step(fast, consistency, inputs=heads)
+            main, auxiliary = (cross_entropy(x, labels) for x in model.heads(batch.plain))
+            loss = (confidence * main).mean() + 0.1 * (confidence * auxiliary).mean()
+            step(slow, loss, inputs=encoder)
+            done += 1
+    return model
+
+
+def mrnet(scene):
+    """Labels from two scales, then CE exp(-D) + D for each head; everything trained."""
+    model = scene.model()
+    with torch.no_grad():
+        images, total = scene.in_order(), 0.0
+        for side in (24, 30):
+            view = F.interpolate(images, (side, side), mode="bilinear", align_corners=True)
+            main, auxiliary = model.heads(view)
+            p = (main + 0.5 * auxiliary).softmax(1)
+            total = total + F.interpolate(p, (24, 24), mode="bilinear", align_corners=True)
+    labels = total.argmax(1)
+    model.train()
+    encoder, heads = encoder_and_heads(model, affine=True)
+    slow, fast = sgd(encoder, 1e-3), sgd(heads, 1e-2)
+    done = 0
+    for _ in scene.epochs(2):
+        for batch in scene.batches():
+            decay = (1 - done / (2 * scene.steps)) ** 0.9
+            set_rate(slow, 1e-3 * decay)
+            set_rate(fast, 1e-2 * decay)
+            main, auxiliary = model.heads(batch.plain)
+            parts = []
+            for mine, its in ((main, auxiliary), (auxiliary, main)):
+                divergence = its.softmax(1) * (its.log_softmax(1) - mine.log_softmax(1))
+                divergence = divergence.sum(1)
+                losses = cross_entropy(mine, labels[batch.index])
+                parts.append((losses * torch.exp(-divergence)).mean() + divergence.mean())
+            slow.zero_grad()
+            step(fast, parts[0] + 0.5 * parts[1])
+            slow.step()
+            done += 1
+    return model
+
+
+class Mixing(nn.Module):
+    """Batch norm by equation 3: (1 - eta) of the batch's statistics and eta of the source's."""
+
+    eta = 1.0
+
+    def __init__(self, layer):
+        super().__init__()
+        self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
+        self.source = layer.running_mean.clone(), layer.running_var.clone()
+
+    def forward(self, maps):
+        self.input = maps
+        mean, variance = maps.mean((0, 2, 3)), maps.var((0, 2, 3), correction=0)
+        mean = (1 - self.eta) * mean + self.eta * self.source[0]
+        variance = (1 - self.eta) * variance + self.eta * self.source[1]
+        self.used = mean.detach(), variance.detach()
+        mean, variance, weight, bias = (
+            v.view(1, -1, 1, 1) for v in (mean, variance, self.weight, self.bias)
+        )
+        return (maps - mean) / (variance + self.eps).sqrt() * weight + bias
+
+
+def osuda(scene):
+    """Equations 3 to 6, entropy with the sign that it should have."""
+    deployed = scene.model()
+    model, layers = copy.deepcopy(deployed), []
+    for name, layer in deployed.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            parent, _, child = name.rpartition(".")
+            layers.append(Mixing(model.get_submodule(name)))
+            setattr(model.get_submodule(parent), child, layers[-1])
+    source = [(x.weight.detach().clone(), x.bias.detach().clone()) for x in layers]
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    total, t = 2 * scene.steps, 0
+
+    def pool():
+        """Mean and variance of all that reaches each layer, over a pass of the target."""
+        maps = [[] for _ in layers]
+        for layer in layers:
+            layer.eta = 0.0
+        for batch in scene.batches():
+            with torch.no_grad():
+                model(batch.plain)
+            for layer, mine in zip(layers, maps, strict=True):
+                mine.append(layer.input.double())
+        for layer, mine in zip(norms(deployed), maps, strict=True):
+            everything = torch.cat(mine)
+            layer.running_mean.copy_(everything.mean((0, 2, 3)))
+            layer.running_var.copy_(everything.var((0, 2, 3), correction=0))
+
+    for _ in scene.epochs(2):
+        for batch in scene.batches():
+            for layer in layers:
+                layer.eta = math.exp(-t)
+            p = model(batch.plain).sigmoid()
+            entropy = (-p * p.log() - (1 - p) * (1 - p).log()).mean()
+            closeness = []
+            for layer in layers:
+                (mean_s, variance_s), (mean, variance) = layer.source, layer.used
+                gap = (
+                    mean_s / (variance_s + layer.eps).sqrt() - mean / (variance + layer.eps).sqrt()
+                )
+                closeness.append(1 / (1 + gap.abs()))
+            channels = sum(len(c) for c in closeness)
+            whole = sum(c.sum() for c in closeness)
+            consistency = 0.0
+            for layer, (weight, bias), c in zip(layers, source, closeness, strict=True):
+                moved = (weight - layer.weight).abs() + (bias - layer.bias).abs()
+                consistency = consistency + ((1 + channels * c / whole) * moved).sum()
+            step(optimiser, consistency + 10 * (1 - t / total) * entropy)
+            t += 1
+        pool()
+    trained = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in deployed.named_parameters():
+            parameter.copy_(trained[name])
+    return deployed
+
+
+SIGMOID, SOFTMAX = Toy(), Toy(head="softmax", classes=3)
+SGD = {"epochs": 2, "batch_size": SIZE, "learning_rate": 1e-2}
+
+# method -> fields, toy, and its steps by hand
+BY_HAND = {
+    "source_only": ({}, SIGMOID, source_only),
+    "adabn": ({"batch_size": SIZE}, SIGMOID, adabn),
+    "supervised": ({"epochs": 3, "batch_size": SIZE, "lr_decay": 0.8}, SIGMOID, supervised),
+    "entropy_minimisation": (SGD | {"learning_rate": 1e-3}, SIGMOID, entropy_minimisation),
+    "pseudo_label": (
+        {"epochs": 3, "batch_size": SIZE, "learning_rate": 1e-3, "lr_decay": 0.7},
+        SIGMOID,
+        pseudo_label,
+    ),
+    "mean_teacher": (
+        {"epochs": 3, "batch_size": SIZE, "lr_decay": 0.7, "ema": 0.9},
+        SIGMOID,
+        mean_teacher,
+    ),
+    "cbmt": (
+        {"epochs": 3, "batch_size": SIZE, "lr_decay": 0.7, "ema": 0.9, "threshold": 0.5},
+        SIGMOID,
+        cbmt,
+    ),
+    "threshold": (SGD | {"threshold": 0.8}, SOFTMAX, threshold),
+    "cbst": (SGD | {"rounds": 2, "portion_step": 0.15}, SOFTMAX, cbst),
+    "apl": (SGD, SOFTMAX, apl),
+    "mrnet": (SGD | {"learning_rate": 1e-3}, SOFTMAX, mrnet),
+    "osuda": (SGD | {"learning_rate": 1e-3}, SIGMOID, osuda),
+}
+
+# (method, text in its file, what it is replaced by): faults that no contract can see
+FAULTS = [
+    ("supervised", "schedule.step()", "pass"),
+    ("adabn", "batches(self.batch_size, plain", "batches(self.batch_size, shuffle=False, plain"),
+    ("entropy_minimisation", "model.train()", "model.eval()"),
+    ("pseudo_label", "schedule.step()", "pass"),
+    ("mean_teacher", "schedule.step()", "pass"),
+    ("mean_teacher", "update_teacher(teacher, student, self.ema)", "pass"),
+    ("cbmt", "bank[batch.index] = self.statistics(probability[:, channel])", "pass"),
+    ("cbmt", "schedule.step()", "pass"),
+    ("threshold", "schedule.step()", "pass"),
+    ("cbst", "self.portion + number * self.portion_step", "self.portion"),
+    ("apl", "schedule.step()", "pass"),
+    ("apl", "weight = margin(merged) if self.confidence else", "weight ="),
+    ("mrnet", "schedule.step()", "pass"),
+    ("mrnet", "losses * (-divergence).exp()", "losses"),
+    ("osuda", "* (1 - step / (self.epochs * steps))", "* 1"),
+    ("osuda", "gaps = gaps * (1 + transferability(source, statistics))", "pass"),
+]
+
+
+def deployed(entry, name, folder):
+    """State of the start model and of the one that a method deploys."""
+    fields, setting, _ = BY_HAND[name]
+    done = attempt(entry(**fields), setting, folder)
+    return done.start.state_dict(), done.deployed.state_dict()
+
+
+def written(name):
+    """State of the model that the steps by hand lead to."""
+    fields, setting, by_hand = BY_HAND[name]
+    needs = registry.load("methods", name)(**fields).needs
+    state = by_hand(Scene(setting, needs)).state_dict()
+    assert all(value.isfinite().all() for value in state.values())
+    return state
+
+
+def differing(state, expected):
+    """Names whose values are not equal to rounding."""
+    assert state.keys() == expected.keys()
+    return [
+        name
+        for name, value in state.items()
+        if not torch.allclose(value.double(), expected[name].double(), rtol=RTOL, atol=ATOL)
+    ]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_first_steps_are_those_written_by_hand(name, tmp_path):
+    start, state = deployed(registry.load("methods", name), name, tmp_path)
+    assert not differing(state, written(name))
+    if name != "source_only":
+        floats = {n: v for n, v in start.items() if v.is_floating_point()}  # no counters
+        assert max((state[n] - v).abs().max().item() for n, v in floats.items()) > 100 * ATOL
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"), FAULTS, ids=[f"{name}-{old[:30]}" for name, old, _ in FAULTS]
+)
+def test_a_fault_in_the_steps_shows(name, old, new, tmp_path, mutated):
+    module = mutated(registry.PACKAGE / "methods" / f"{name}.py", {old: new})
+    broken = getattr(module, registry.load("methods", name).__name__)
+    _, state = deployed(broken, name, tmp_path / "work")
+    assert differing(state, written(name))
+
+
+def test_no_method_is_missing():
+    folder = registry.PACKAGE / "methods"
+    built_in = {path.stem for path in folder.glob("[!_]*.py")}
+    assert built_in - ELSEWHERE == set(BY_HAND)

@@ -1,0 +1,102 @@
+"""`cache list` and `cache clear`: what lies there, what goes, what a process holds."""
+
+import os
+import time
+
+import pytest
+
+from sfdabench.core.errors import BadInput
+from sfdabench.core.files import held
+from sfdabench.core.paths import cache_root
+from sfdabench.run.cache import clear, entries
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, sfdabench):
+    """The cache of one run, with unfinished work beside it."""
+    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
+    code, _, err = sfdabench("run", "--method", "adabn", "--task", "tiny", "--device", "cpu",
+                             "--out", tmp_path / "out")  # fmt: skip
+    assert code == 0, err
+    root = cache_root()
+    (root / "stages" / "cbmt-0123.work").mkdir()
+    (root / "stages" / "cbmt-0123.work" / "threads").write_text("1\n")
+    return root
+
+
+def kinds(cache):
+    return sorted({entry.kind for entry in entries(cache)})
+
+
+def test_everything_is_listed_once_with_its_size(cache, sfdabench):
+    listed = entries(cache)
+    assert kinds(cache) == ["manifests", "phantoms", "prepared", "stages", "unfinished"]
+    names = [(entry.kind, entry.name) for entry in listed]
+    assert len(set(names)) == len(names)
+    there = {p.name for p in (cache / "stages").iterdir() if p.suffix not in (".lock", ".holder")}
+    assert {e.name for e in listed if e.kind in ("stages", "unfinished")} == there
+    prepared = [entry for entry in listed if entry.kind == "prepared"]
+    assert len(prepared) == 4
+    assert {len(entry.paths) for entry in prepared} == {2}, "images and labels are one entry"
+    files = [p for p in cache.rglob("*") if p.is_file() and p.suffix not in (".lock", ".holder")]
+    assert sum(entry.bytes for entry in listed) == sum(p.stat().st_size for p in files)
+    code, out, _ = sfdabench("cache", "list")
+    assert code == 0
+    assert all(name in out.replace("\n", "") for _, name in names)
+
+
+def test_clear_makes_room_and_the_same_run_makes_all_anew(cache, tmp_path, sfdabench):
+    before = {entry.name for entry in entries(cache)}
+    dry = clear(cache, dry_run=True)
+    assert dry.count == len(before)
+    assert {entry.name for entry in entries(cache)} == before
+    code, out, _ = sfdabench("cache", "clear")
+    assert (code, entries(cache)) == (0, [])
+    assert out.startswith("freed ")
+    code, out, _ = sfdabench("run", "--method", "adabn", "--task", "tiny", "--device", "cpu",
+                             "--out", tmp_path / "out", "--force", "--json")  # fmt: skip
+    assert code == 0
+    assert {e.name for e in entries(cache)} | {"cbmt-0123.work"} == before
+
+
+def test_kinds_names_and_ages(cache):
+    assert clear(cache, kinds=["unfinished"]).count == 1
+    assert "unfinished" not in kinds(cache)
+    (stage, *_) = [entry for entry in entries(cache) if entry.kind == "stages"]
+    os.utime(stage.paths[0], (time.time() - 9 * 86400,) * 2)
+    assert clear(cache, kinds=["stages"], older_than=10).count == 0
+    assert clear(cache, kinds=["stages"], older_than=8).count == 1
+    (phantom, *_) = [entry for entry in entries(cache) if entry.kind == "phantoms"]
+    assert clear(cache, [phantom.name]).count == 1
+    assert phantom.name not in {entry.name for entry in entries(cache)}
+    assert not any(path.exists() for path in phantom.paths)
+    with pytest.raises(BadInput, match="unknown entry of the cache 'nothing'"):
+        clear(cache, ["nothing"])
+
+
+def test_what_a_process_holds_stays(cache):
+    name = next(e.name for e in entries(cache) if e.kind == "prepared")
+    with held(cache / "prepared" / name, lambda _: None):
+        cleared = clear(cache)
+        assert any(name in line and "in use by process" in line for line in cleared.kept)
+    assert [entry.name for entry in entries(cache)] == [name]
+
+
+def test_imported_models_go_only_where_they_are_named(cache, tmp_path):
+    from sfdabench.models.weights import to_bytes
+    from sfdabench.networks.unet_small import UNetSmall
+    from sfdabench.run.sources import import_file
+
+    file = tmp_path / "mine.safetensors"
+    network = UNetSmall(width=4, depth=2).build(channels=3, outputs=2)
+    file.write_bytes(to_bytes(network.state_dict()))
+    settings = ["width=4", "depth=2"]
+    model = import_file(
+        file, cache=cache, task="tiny", network="unet_small", profile="phantom", settings=settings
+    )
+    clear(cache)
+    assert [(entry.kind, entry.name) for entry in entries(cache)] == [
+        ("imported", model.folder.name)
+    ]
+    clear(cache, kinds=["imported"])
+    assert entries(cache) == []
