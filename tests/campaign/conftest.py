@@ -5,40 +5,68 @@ import sys
 
 import pytest
 
-from sfdabench.core.paths import shipped
+from sfdabench.core.fields import plain
+from sfdabench.run import artefacts
+from sfdabench.run.artefacts import CARD, Card
 from sfdabench.store import records
 
 WORKER = """
-import json, os, sys
+import json, os, shutil, sys
 from pathlib import Path
-template, told, path, method, seed = sys.argv[1:]
-told = json.loads(Path(told).read_text()).get(f"{method} {seed}", {})
+told, record, path, card, source = sys.argv[1:]
+told = json.loads(told)
 if "signal" in told:
     print("adaptation: 3/20", file=sys.stderr, flush=True)
     os.kill(os.getpid(), told["signal"])
-record = json.loads(Path(template).read_text()) | {"method": method, "seed": int(seed)} | told
-Path(path).parent.mkdir(parents=True, exist_ok=True)
-Path(path).write_text(json.dumps(record))
+for made, place in ((card, source), (record, path)):
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(made, place)
+record = json.loads(Path(record).read_text())
 print(json.dumps({"status": record["status"], "reason": record["reason"]}))
 """
 
 
 @pytest.fixture
-def tell(monkeypatch, tmp_path):
-    """tell({"cbmt 0": {"signal": 9}}): what the worker of this method and seed does or records."""
-    template = next(shipped("results").glob("phantom/refuge2rimone/source_only/*.json"))
-    told = tmp_path / "told.json"
-    told.write_text("{}")
+def record_of(make_record):
+    """record_of(run): a finished record of this run; `changes` of any key."""
+
+    def record(run, **changes):
+        known = {
+            **{"key": run.key, "task": run.task_name, "data": run.data, "profile": run.profile},
+            **{"fields": {name: plain(method) for name, method in run.chain}},
+            **{"overrides": run.overrides, "recipe": run.recipe_inputs, "device": run.device},
+            **{"source_key": run.source.key, "source_overrides": run.source_overrides},
+        }
+        if run.unadapted is not None:
+            known["unadapted"] = run.unadapted.key
+        return make_record(run.method_name, run.seed, **known | changes)
+
+    return record
+
+
+@pytest.fixture
+def tell(monkeypatch, tmp_path, record_of):
+    """tell({"cbmt 0": {"signal": 9}}): what the worker of this method and seed does or records.
+
+    It leaves the card of its source stage too, as a worker does that trained it.
+    """
+    told = {}
 
     def command(request, run):
-        words = (template, told, run.record_path, run.method_name, run.seed)
+        of_run = told.get(f"{run.method_name} {run.seed}", {})
+        changes = {name: value for name, value in of_run.items() if name != "signal"}
+        record, card = tmp_path / "told" / run.record_path.name, tmp_path / "told" / run.source.key
+        records.write(record, record_of(run, **changes))
+        artefacts.write_card(
+            card, Card(key=run.source.key, stage=run.source.plain(), sha256="0" * 64, files={})
+        )
+        source = artefacts.place(run.cache, run.source) / CARD
+        words = (json.dumps(of_run), record, run.record_path, card / CARD, source)
         return (sys.executable, "-c", WORKER, *map(str, words))
 
+    def tell(what):
+        told.clear()
+        told.update(what)
+
     monkeypatch.setattr("sfdabench.campaign.workers.command", command)
-    return lambda what: told.write_text(json.dumps(what))
-
-
-@pytest.fixture(scope="session")
-def recorded():
-    """The shipped records of the phantom."""
-    return records.read_all(shipped("results") / "phantom")[0]
+    return tell

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sfdabench.campaign import portable, reference, regress
+from sfdabench.campaign import reference, regress
 from sfdabench.campaign.reference import Rule, Score, compare
-from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
+from sfdabench.core.paths import checkout
 from sfdabench.core.progress import Progress
-from sfdabench.models.weights import fill, from_bytes
-from sfdabench.run import plan
-from sfdabench.store import labels
 
 QUIET = Progress(quiet=True)
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -473,20 +470,22 @@ def test_flags_that_do_not_go_together(sfdabench, monkeypatch):
 
 
 def test_the_command_measures_says_what_moved_and_leaves_no_trace(
-    folder, tell, sfdabench, monkeypatch
+    folder, tell, make_record, sfdabench, monkeypatch
 ):
     """Through the workers, which find what they are told to, but make no model."""
-    started = []
-    monkeypatch.setattr("sfdabench.campaign.portable.pack", lambda _: b"packed")
+    packed, started = [], []
+    monkeypatch.setattr(
+        "sfdabench.campaign.portable.pack", lambda made: packed.append(made.stage) or b"packed"
+    )
     monkeypatch.setattr("sfdabench.campaign.portable.unpack", lambda *given: started.append(given))
     monkeypatch.setattr(regress, "default_folder", lambda: folder)
     monkeypatch.setattr(regress, "changelog_folder", lambda: folder / "changes")
     monkeypatch.setenv("SFDABENCH_DATA", str(folder))  # real data, which it must not look at
 
     def found(cup, trained=0.9):
-        scores = {"strict": {"cup": {"dice": {"mean": cup}}}}
-        source = {"validation_dice": trained}
-        return {"data": "phantom", "scores": scores, "source": source, "overrides": {}}
+        scores = make_record.means(["strict"], ["cup"], dice=cup)
+        source = {"selected_epoch": 1, "validation_dice": trained, "seconds": 1.0}
+        return {"scores": scores, "source": source}
 
     told = {f"source_only {seed}": found(0.5, 0.7 + seed / 10) for seed in range(3)}
     told |= {"cbmt 0": found(0.9)}
@@ -500,6 +499,8 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
     assert lines[2].endswith("strict,cup,dice,0.500000,0.020000,0.500000")
     assert lines[3].endswith("0.900000,0.020000,0.900000")
     assert reference.source_path(folder, "tiny").read_bytes() == b"packed"
+    (trained,) = packed
+    assert (trained.name, trained.seed, trained.fields["epochs"]) == ("source_training", 0, 2)
 
     reference.source_path(folder, "tiny").write_bytes(b"shipped")
     tell(told | {"source_only 0": found(0.85, 0.35)})
@@ -511,6 +512,7 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
     assert text.endswith("this machine is known: 4 scores were compared exactly\n")
     assert "claim fails: tiny: cup dice of cbmt above source_only" in text
     assert [data for data, *_ in started] == [b"packed", b"shipped"]
+    assert {stage.key for *_, stage in started} == {trained.key}, "in place of what was trained"
 
     tell(told | {"source_only 0": {"signal": 9}})
     code, text, _ = sfdabench("regress", "--method", "source_only", "--json")
@@ -564,59 +566,6 @@ def test_the_same_code_finds_the_same_scores(folder, sfdabench, monkeypatch):
     assert json.loads(text)["changes"] == []
 
 
-SHIPPED = regress.default_folder()
-
-
-def test_the_shipped_list_can_be_run():
-    """Every method fits its task and knows its fields; no phantom need be drawn for that."""
-    found = reference.read(SHIPPED)
-    assert {"refuge2rimone", "chaos2malbcv", "hgg2lgg", "t2_to_flair", "scgm_to_site3"} <= {
-        task.name for task in found.tasks
-    }
-    for listing in found.tasks:
-        task = registry.load("tasks", listing.name)
-        texts = [f"{name}={value}" for name, value in listing.source.items()]
-        recipe, network, _ = plan.choose_recipe(task, "phantom", texts)
-        for run in listing.runs:
-            texts = labels.settings(run.overrides)
-            chain, differing = plan.choose_methods(run.method, texts, "phantom")
-            plan.check_fit(chain, listing.name, task.head, recipe.network, network)
-            given = {name: run.overrides.get(name, {}) for name in differing}
-            assert differing == given, "an override that says the default"
-
-
-def test_the_shipped_scores_are_those_of_the_list():
-    found = reference.read(SHIPPED)
-    rows = reference.read_scores(SHIPPED)
-    listed = [reference.run_key(task, run) for task in found.tasks for run in task.all]
-    assert list(dict.fromkeys(score.run for score in rows.values())) == listed
-    for score in rows.values():
-        trained = score.metric == reference.QUALITY
-        assert len(score.seeds) == (found.tolerance.seeds if trained else 1)
-        assert score.value == score.seeds[0]
-        rule = found.tolerance.of(score.metric, score.seeds)
-        assert score.tolerance == pytest.approx(rule, abs=1e-5)
-    assert not reference.failing(found, rows)
-
-
-def test_the_shipped_source_models_fit_their_tasks(tmp_path):
-    found = reference.read(SHIPPED)
-    paths = {task.name: reference.source_path(SHIPPED, task.name) for task in found.tasks}
-    assert {path.name for path in (SHIPPED / "sources").iterdir()} == {
-        path.name for path in paths.values()
-    }
-    for listing in found.tasks:
-        path, task = paths[listing.name], registry.load("tasks", listing.name)
-        assert path.stat().st_size < 1e6
-        model = portable.unpack(path.read_bytes(), path, tmp_path / listing.name)
-        texts = [f"{name}={value}" for name, value in listing.source.items()]
-        _, network, _ = plan.choose_recipe(task, "phantom", texts)
-        outputs = len(task.classes) + (task.head == "softmax")
-        module = network.build(channels=task.channels, outputs=outputs)
-        state, _ = from_bytes(model.path.read_bytes(), model.path)
-        fill(module, state, path)
-
-
 def test_the_wheel_carries_the_reference(tmp_path):
     """What our setup.py would put into one, of a checkout with a few small files."""
     root, wheel = tmp_path / "checkout", tmp_path / "wheel"
@@ -629,7 +578,7 @@ def test_the_wheel_carries_the_reference(tmp_path):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     for name in ("setup.py", "setup.cfg", "README.md", "sfdabench/__init__.py"):
-        shutil.copy(SHIPPED.parent.parent / name, root / name)
+        shutil.copy(checkout() / name, root / name)
     command = (sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(wheel))
     subprocess.run(command, cwd=root, check=True)
     shipped = {f"sfdabench/shipped/{name}" for name in kept}

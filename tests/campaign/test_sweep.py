@@ -1,6 +1,5 @@
 """What a sweep plans, what it says it will take, and that it goes on after anything."""
 
-import dataclasses
 import itertools
 import json
 import signal
@@ -12,10 +11,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from sfdabench.campaign import sweep as sweeps
 from sfdabench.campaign.sweep import estimate, plan, wanted
 from sfdabench.core.errors import BadInput
+from sfdabench.core.fields import plain
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
+from sfdabench.run import artefacts
 from sfdabench.run.plan import resolve
 from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
@@ -88,8 +90,13 @@ def test_each_run_once_seed_by_seed_and_a_reason_for_what_cannot_be(mini):
     assert {one.state for one in sweep.planned} == {"to run"}
     assert [(s.method, s.reason) for s in sweep.skipped] == [("adabn+dpl", "no such method here")]
     makes = [one.job.makes for one in sweep.planned]
-    assert len(set(makes[:5])) == len(set(makes[5:])) == 1
-    assert makes[0] != makes[5]
+    sources = [cards[0] for cards in makes]
+    assert len(set(sources[:5])) == len(set(sources[5:])) == 1
+    assert sources[0] != sources[5]
+    assert makes[1] == (sources[1],), "source_only makes nothing else"
+    adapted = [cards[1:] for cards in makes if len(cards) > 1]
+    assert len(set(adapted)) == 8
+    assert {len(cards) for cards in adapted} == {1}
 
 
 def test_the_protocols_of_all_tables_that_ask_are_scored_in_one_run(mini):
@@ -110,14 +117,17 @@ def told(planned, flag):
 
 def test_a_protocol_of_the_user_scores_the_runs_that_it_fits(mini):
     head, _ = BENCHMARK.split("rows = ", 1)
-    rows = '[{ name = "s", method = "source_only" }, { name = "t", method = "tent_online" }]'
+    online = 'method = "tent", overrides = { tent = { online = true } }'
+    rows = f'[{{ name = "s", method = "source_only" }}, {{ name = "t", {online} }}]'
     (mini / "benchmark.toml").write_text(f"{head}rows = {rows}")
     sweep = make(mini, seeds=1, protocols=("dpl", "cbmt"))
     runs = {one.job.method: one for one in sweep.planned}
     assert runs["source_only"].run.protocol_names == ("strict", "cbmt", "dpl")
-    assert runs["tent_online"].run.protocol_names == ("strict", "cbmt")
+    assert runs["tent online=true"].run.protocol_names == ("strict", "cbmt")
     (problem,) = sweep.problems
-    assert problem.startswith("tent_online on tiny: protocol dpl predicts in a mode of its own")
+    assert problem.startswith(
+        "tent online=true on tiny: protocol dpl predicts in a mode of its own"
+    )
     with pytest.raises(BadInput, match="unknown protocol 'dlp': did you mean dpl"):
         make(mini, protocols=("dlp",))
 
@@ -255,65 +265,64 @@ def test_settings_survive_the_command_line(tmp_path):
     assert run.overrides == given | {"adabn": {"batch_size": 2}}
 
 
-def finished(run, rest, **changes):
-    return {
-        "status": "done",
-        "task": run.task_name,
-        "method": run.method_name,
-        "profile": run.profile,
-        "data": run.data,
-        "device": "cpu",
-        "recipe": run.source_inputs["recipe"],
-        "fields": {name: vars(method) for name, method in run.chain},
-        "source": {"seconds": 40.0},
-        "seconds": {"source": 0.5, "total": 0.5 + rest},
-    } | changes
+@pytest.fixture
+def finished(record_of):
+    """finished(run, rest): a record that took `rest` seconds beside 40 of source training."""
+
+    def record(run, rest, **changes):
+        seconds = {"source": 40.0, "adapt": rest * 0.75, "evaluate": rest * 0.25, "total": 99.0}
+        return record_of(run, **{"seconds": seconds} | changes)
+
+    return record
 
 
-def test_estimates_come_from_records_alike_and_are_else_unknown(mini):
+def test_estimates_come_from_records_alike_and_are_else_unknown(mini, finished):
     run = next(one.run for one in make(mini).planned if one.job.method == "cbmt")
     assert estimate(run, [], trains=False) is None
     history = [finished(run, rest) for rest in (10, 12, 90)]
     assert estimate(run, history, trains=False) == pytest.approx(12)
     assert estimate(run, history, trains=True) == pytest.approx(52)
-    found_its_source = [finished(run, 10, source={"selected_epoch": 3})]
-    assert estimate(run, found_its_source, trains=False) == pytest.approx(10)
-    assert estimate(run, found_its_source, trains=True) is None
-    fields = {"cbmt": vars(run.chain[0][1])}
+    imported = [finished(run, 10, source=None)]
+    assert estimate(run, imported, trains=False) == pytest.approx(10)
+    assert estimate(run, imported, trains=True) is None
+    fields = {"cbmt": plain(run.chain[0][1])}
     for other in (
-        {"status": "failed"},
+        {"status": "failed", "reason": "diverged"},
         {"task": "refuge2rimone"},
-        {"method": "adabn"},
+        {"method": "adabn", "fields": {"adabn": fields["cbmt"]}, "overrides": {}},
         {"profile": "paper"},
         {"data": "real"},
         {"device": "cuda"},
-        {"recipe": run.source_inputs["recipe"] | {"size": 512}},
+        {"recipe": run.recipe_inputs | {"size": 512}},
         {"fields": {"cbmt": fields["cbmt"] | {"epochs": 3}}},
     ):
-        assert estimate(run, [finished(run, 10, **other)], trains=False) is None, other
+        record = finished(run, 10).model_copy(update=other)
+        assert estimate(run, [record], trains=False) is None, other
     alike = finished(run, 10, fields={"cbmt": fields["cbmt"] | {"ema": 0.5}})
     assert estimate(run, [alike], trains=False) == pytest.approx(10)
 
 
-def test_shipped_results_tell_the_time_of_a_shipped_run(mini, recorded):
-    run = make(mini).planned[0].run
-    old = next(r for r in recorded if (r["task"], r["method"]) == ("refuge2rimone", "adabn"))
-    recipe = dataclasses.replace(run.recipe, **old["recipe"])
-    run = dataclasses.replace(run, task_name="refuge2rimone", recipe=recipe)
-    assert run.method_name == "adabn"
-    assert 0 < estimate(run, recorded, trains=False) < 10
-    assert 10 < estimate(run, recorded, trains=True) < 100
+def test_shipped_results_tell_the_time_of_a_shipped_run(mini, finished, make_record, monkeypatch):
+    """Of a run that has no record in the user's own folder."""
+    monkeypatch.setattr(sweeps, "shipped", lambda folder: mini.parent / "shipped" / folder)
+    (mini.parent / "shipped" / "results" / "phantom").mkdir(parents=True)
+    (mini.parent / "shipped" / "results" / "README.md").touch()
+    before = make(mini, seeds=1)
+    assert {one.seconds for one in before.planned} == {None}
+    adabn = next(one.run for one in before.planned if one.job.method == "adabn")
+    make_record.keep(mini.parent / "shipped" / "results" / "phantom", finished(adabn, 8))
+    after = {one.job.method: one.seconds for one in make(mini, seeds=1).planned}
+    assert after.pop("adabn") == pytest.approx(48)
+    assert set(after.values()) == {None}
 
 
-def test_only_the_first_run_of_a_source_pays_for_its_training(mini):
+def test_only_the_first_run_of_a_source_pays_for_its_training(mini, finished, make_record):
     sweep = make(mini, seed=5, seeds=1)
     out = mini.parent / "out"
     for one in sweep.planned:
-        record = finished(one.run, 10, schema=records.SCHEMA, seed=9)
-        record |= dict.fromkeys(set(records.REQUIRED) - set(record), None)
-        record["fields"] = {n: dataclasses.asdict(m) for n, m in one.run.chain}
-        records.write_json(out / "old" / "any" / f"{one.run.key}.json", record)
+        make_record.keep(out, finished(one.run, 10), name=f"of-another-seed-{one.run.key[:8]}")
     sweep = make(mini, seed=5, seeds=1)
+    assert {one.state for one in sweep.planned} == {"to run"}
     assert [one.seconds for one in sweep.planned] == pytest.approx([50, 10, 10, 10, 10])
     assert sweep.forecast(2) == "5 to run; 5 take about 90 s (45 s with 2 jobs)"
 
@@ -438,7 +447,8 @@ def test_a_killed_sweep_takes_its_worker_along_and_goes_on(mini, sfdabench):
     head, _ = BENCHMARK.split("rows = ", 1)
     (mini / "benchmark.toml").write_text(f'{head}rows = [{{ name = "s", method = "source_only" }}]')
     long = "epochs=12"
-    source = make(mini, seeds=1, source_settings=[long]).planned[0].run.source_folder
+    run = make(mini, seeds=1, source_settings=[long]).planned[0].run
+    source = artefacts.place(run.cache, run.source)
     work = source.with_name(f"{source.name}.work")
     out = mini.parent / "out"
     command = ("sweep", mini, "--task", "tiny", "--seeds", 1, "--source-set", long, "--out", out)
@@ -459,7 +469,6 @@ def test_a_killed_sweep_takes_its_worker_along_and_goes_on(mini, sfdabench):
     assert counts(text) == {"done": 1, "found": 0, "failed": 0, "not run": 0}
     (run,) = json.loads(text)["runs"]
     record = records.read(Path(run["record"]))
-    assert (
-        record["source"]["seconds"] == json.loads((source / "source.json").read_text())["seconds"]
-    )
+    card = artefacts.read_card(source).card
+    assert (record.source_sha256, record.source.seconds) == (card.sha256, card.seconds)
     assert counts(sfdabench(*command)[1])["found"] == 1

@@ -22,6 +22,7 @@ from sfdabench.campaign.workers import (
 )
 from sfdabench.core import registry
 from sfdabench.report.units import duration
+from sfdabench.run import artefacts
 from sfdabench.run.request import RunRequest
 
 DONE = 'print(\'{"status": "done"}\')'
@@ -29,9 +30,11 @@ STOPS = "import os\nwhile os.read(0, 1): pass"
 
 
 def job(tmp_path, code, seed=0, makes="a"):
+    """makes: a letter for the card of each stage."""
     record = tmp_path / "record.json"
     record.touch()
-    return Job("tiny", "cbmt", seed, (sys.executable, "-c", code), tmp_path / makes, record)
+    cards = tuple(tmp_path / letter for letter in makes)
+    return Job("tiny", "cbmt", seed, (sys.executable, "-c", code), cards, record)
 
 
 def go(jobs, at_once=1):
@@ -108,6 +111,28 @@ def test_who_goes_next(tmp_path):
     assert next_job([second, other], with_first) is other
     (tmp_path / "a").touch()
     assert next_job([second, other], with_first) is second
+
+
+def test_an_adapted_model_that_two_chains_begin_with_is_in_one_hand(tmp_path):
+    """The source model is there; the first method of both chains is in the first one's hands."""
+    (tmp_path / "s").touch()
+    chained, alike, other = (job(tmp_path, STOPS, i, m) for i, m in enumerate(("sab", "sac", "sd")))
+    with_chained = [type("Running", (), {"job": chained})()]
+    assert next_job([alike, other], with_chained) is other
+    (tmp_path / "a").touch()
+    assert next_job([alike, other], with_chained) is alike
+
+
+def test_a_job_makes_all_stages_of_its_run(tmp_path):
+    request = RunRequest(method="adabn+cbmt", task="tiny", out=tmp_path, device="cpu")
+    run = request.resolve()
+    made = Job.of(run, request, "adabn+cbmt")
+    assert [card.parent for card in made.makes] == [
+        artefacts.place(run.cache, stage) for stage in (run.source, *run.links)
+    ]
+    assert {card.name for card in made.makes} == {"card.json"}
+    alone = dataclasses.replace(request, method="source_only").resolve()
+    assert Job.of(alone, request, "source_only").makes == made.makes[:1]
 
 
 def test_leaving_the_loop_stops_what_runs(tmp_path, monkeypatch):

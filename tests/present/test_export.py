@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import nibabel
 import numpy as np
@@ -11,18 +12,26 @@ from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.progress import Progress
 from sfdabench.present.export import planned
+from sfdabench.run import artefacts
 from sfdabench.run.plan import resolve
+from sfdabench.store import records
 
 QUIET = Progress(quiet=True)
 
 
-def recorded(out, task, method="source_only"):
+def recorded(out, task, method="source_only", data=None, profile=None):
     from sfdabench.run.runner import execute
 
-    run = resolve(method=method, task=task, seed=0, data=None, profile=None, out=out, device="cpu")
+    flags = {"method": method, "task": task, "data": data, "profile": profile}
+    run = resolve(**flags, seed=0, out=out, device="cpu")
     record = execute(run, QUIET)
-    assert record["status"] == "done", record.get("traceback")
+    assert record.done, record.traceback
     return run, record
+
+
+def rewrite(path, record, **changes):
+    """Write the record with other values, as a damaged or foreign one would have them."""
+    records.write(path, record.model_copy(update=changes))
 
 
 def mean(rows, label, metric):
@@ -43,8 +52,8 @@ def check_repeats(sfdabench, commands, record):
             metrics = rows[0].keys() - {"case", "label", "undefined"}
             said[label] = {metric: mean(rows, label, metric) for metric in metrics}
     assert said == {
-        name: {metric: pytest.approx(value["mean"]) for metric, value in metrics.items()}
-        for name, metrics in record["scores"]["strict"].items()
+        name: {metric: pytest.approx(value.mean) for metric, value in metrics.items()}
+        for name, metrics in record.scores["strict"].items()
     }
 
 
@@ -53,7 +62,7 @@ def test_photographs_get_a_folder_a_class(tmp_path, sfdabench):
     flags = ("--record", run.record_path, "--out", tmp_path / "my masks", "--device", "cpu")
     code, out, err = sfdabench("predict", *flags)
     assert code == 0
-    assert out.startswith(f"{4 * record['cases']['test']} masks in")
+    assert out.startswith(f"{4 * record.cases.test} masks in")
     commands = err[err.index("the scores of the record again:") :].splitlines()[1:]
     assert len(commands) == 2
     assert "--class cup=255 --protocol strict" in err
@@ -64,12 +73,15 @@ def test_a_record_of_the_phantom_is_of_the_phantom(tmp_path, monkeypatch):
     """Whatever real data are at hand."""
     run, record = recorded(tmp_path / "results", "tiny")
     monkeypatch.setenv("SFDABENCH_DATA", str(tmp_path))
-    found = planned(run.record_path, None, "cpu", QUIET)
-    assert (found.data, found.key) == ("phantom", run.key)
+    again = planned(run.record_path, None, "cpu", QUIET)
+    assert (again.data, again.target_test.inputs) == ("phantom", run.target_test.inputs)
+    assert again.source_test == ()
+    again = planned(run.record_path, None, "cpu", QUIET, source=True)
+    assert (again.data, again.key) == ("phantom", run.key)
     with pytest.raises(BadInput, match="is of the phantom; leave --data out"):
         planned(run.record_path, tmp_path, "cpu", QUIET)
 
-    run.record_path.write_text(json.dumps(record | {"data": "real"}))
+    rewrite(run.record_path, record, data="real")
     with pytest.raises(DataFault, match=str(tmp_path)):
         planned(run.record_path, None, "cpu", QUIET)
     monkeypatch.delenv("SFDABENCH_DATA")
@@ -121,15 +133,37 @@ def test_a_record_of_other_files_is_refused(tmp_path):
 
     run, record = recorded(tmp_path / "results", "tiny")
     other = run.record_path.with_name("other.json")
-    other.write_text(json.dumps(record | {"manifest_sha256": "0" * 64}))
+    rewrite(other, record, manifest_sha256="0" * 64)
     with pytest.raises(BadInput, match="other files than those of the phantom"):
         export(other, tmp_path / "masks", None, "cpu", QUIET)
-    other.write_text(json.dumps(record | {"source_key": "0" * 64}))
+    rewrite(other, record, source_key="0" * 64)
+    planned(other, None, "cpu", QUIET)  # masks need no source
     with pytest.raises(BadInput, match="its source model was made otherwise"):
+        planned(other, None, "cpu", QUIET, source=True)
+    rewrite(other, record)
+    shutil.copy(run.record_path.with_suffix(".safetensors"), other.with_suffix(".safetensors"))
+    data = bytearray(other.with_suffix(".safetensors").read_bytes())
+    data[-1] ^= 1
+    other.with_suffix(".safetensors").write_bytes(data)
+    with pytest.raises(BadInput, match=r"other\.safetensors: not the weights that other\.json names"):
         export(other, tmp_path / "masks", None, "cpu", QUIET)
     run.record_path.with_suffix(".safetensors").unlink()
     with pytest.raises(BadInput, match="weights of this record"):
         export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
+
+
+def test_masks_need_no_source_data(tmp_path):
+    """Nor the source model: the weights beside the record are all."""
+    from sfdabench.present.export import export
+
+    for name in ("tiny_source", "tiny_target"):
+        registry.load("datasets", name)().phantom(tmp_path / "data", 0)
+    run, record = recorded(tmp_path / "results", "tiny", data=tmp_path / "data", profile="phantom")
+    for folder in (tmp_path / "data").glob("*Training400"):
+        shutil.rmtree(folder)
+    shutil.rmtree(artefacts.place(run.cache, run.source))
+    exported = export(run.record_path, tmp_path / "masks", tmp_path / "data", "cpu", QUIET)
+    assert len(exported.files) == 4 * record.cases.test
 
 
 def test_what_is_refused_makes_no_folder(tmp_path, sfdabench):
@@ -151,6 +185,6 @@ def test_a_failed_run_has_no_masks(tmp_path):
     from sfdabench.present.export import export
 
     run, record = recorded(tmp_path / "results", "tiny")
-    run.record_path.write_text(json.dumps(record | {"status": "failed", "reason": "diverged"}))
+    rewrite(run.record_path, record, status="failed", reason="diverged")
     with pytest.raises(BadInput, match="diverged"):
         export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)

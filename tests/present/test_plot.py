@@ -1,6 +1,5 @@
 """Figures that need weights: what a grid shows scores as the record says."""
 
-import csv
 import dataclasses
 
 import numpy as np
@@ -14,6 +13,7 @@ from sfdabench.present import plot as plotting
 from sfdabench.present.plot import Request, plot
 from sfdabench.report.figures import style
 from sfdabench.run.plan import resolve
+from sfdabench.store import cases
 
 QUIET = Progress(quiet=True)
 
@@ -31,7 +31,7 @@ def recorded(tmp_path):
                 out=tmp_path / "results", device="cpu",
             )  # fmt: skip
             record = execute(found[method], QUIET)
-            assert record["status"] == "done", record.get("traceback")
+            assert record.done, record.traceback
         return found
 
     return run
@@ -68,13 +68,10 @@ def assert_not_blank(path):
 
 def dice_of(path, case):
     """Class -> strict Dice of the deployed model in the file of cases."""
-    with path.with_suffix(".csv").open() as file:
-        rows = list(csv.DictReader(file))
     return {
         row["class"]: float(row["value"])
-        for row in rows
-        if (row["protocol"], row["model"], row["metric"]) == ("strict", "deployed", "dice")
-        and row["case"] == case
+        for row in cases.read(path)
+        if (row["protocol"], row["case"], row["metric"]) == ("strict", case, "dice")
     }
 
 

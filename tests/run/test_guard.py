@@ -43,6 +43,19 @@ def test_a_folder_closes_what_is_below_it(secret):
         secret.read_bytes()
 
 
+def test_what_is_granted_stays_open_below_a_closed_folder(secret):
+    granted = secret.parent / "granted"
+    granted.mkdir()
+    (granted / "images.bin").write_bytes(b"x")
+    with closed([secret.parent], [granted]):
+        assert (granted / "images.bin").read_bytes() == b"x"
+    with pytest.raises(ContractBreach, match=r"labels\.npy"), closed([secret.parent], [granted]):
+        secret.read_bytes()
+    (granted / "link").symlink_to(secret)
+    with pytest.raises(ContractBreach), closed([secret.parent], [granted]):
+        (granted / "link").read_bytes()
+
+
 def test_another_name_for_the_file_is_refused(secret, tmp_path):
     (tmp_path / "alias.npy").symlink_to(secret)
     with pytest.raises(ContractBreach), closed([secret]):

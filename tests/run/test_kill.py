@@ -58,10 +58,10 @@ def test_killed_while_training_and_while_adapting(tmp_path, undisturbed):
     out, cache = tmp_path / "out", tmp_path / "cache"
 
     def training():
-        return any(cache.glob("sources/*.work/stage-0.safetensors"))
+        return any(cache.glob("stages/source_training-*.work/stage-0.safetensors"))
 
     def adapting():
-        return any(out.glob("tiny/cbmt/*.work/0-cbmt/stage-0.safetensors"))
+        return any(cache.glob("stages/cbmt-*.work/stage-0.safetensors"))
 
     kill_when(start(out, cache, *LONG), training)
     assert training()
@@ -72,6 +72,8 @@ def test_killed_while_training_and_while_adapting(tmp_path, undisturbed):
     assert result["deployed_sha256"] == undisturbed["deployed_sha256"]
     assert result["scores"] == undisturbed["scores"]
     assert not adapting()
+    assert not list(cache.glob("stages/*.work"))
+    assert not list(out.rglob("*.work"))
 
 
 def test_two_processes_given_the_same_run(tmp_path, undisturbed):
@@ -80,4 +82,6 @@ def test_two_processes_given_the_same_run(tmp_path, undisturbed):
     assert {result["deployed_sha256"] for result, _ in results} == {undisturbed["deployed_sha256"]}
     assert any("is held by process" in stderr for _, stderr in results)
     assert sum("found" in stderr for _, stderr in results) == 1
-    assert len(list((tmp_path / "out").rglob("*.json"))) == 1
+    made = {path.parent.name for path in (tmp_path / "out").rglob("*.json")}
+    assert made == {"source_only", "cbmt"}
+    assert len(list((tmp_path / "out").rglob("*.json"))) == 2

@@ -21,7 +21,7 @@ def plan(tmp_path, **changes):
         ({"profile": "papper"}, "unknown profile 'papper': did you mean paper"),
         ({"settings": ["emma=0.9"]}, "did you mean ema"),
         ({"settings": ["ema=2"]}, "field 'ema' of method cbmt"),
-        ({"settings": ["dpl.ema=0.9"]}, "unknown method of this run 'dpl'"),
+        ({"settings": ["dpl.ema=0.9"]}, "--set dpl.ema: unknown method or stage of this run 'dpl'"),
         ({"method": "cbmt+mean_teacher", "settings": ["ema=0.9"]}, "say cbmt.ema"),
         ({"method": "cbmt+cbmt"}, "once"),
         ({"method": "tent+tent_online"}, "once"),
@@ -104,7 +104,67 @@ def test_the_key_holds_all_that_moves_a_number(tmp_path):
     ]
     assert len({run.key for run in (base, *others)}) == len(others) + 1
     assert plan(tmp_path, settings=["ema=0.98"]).key == base.key
-    assert {run.source_key == base.source_key for run in others[1:2]} == {True}
+    same_source = [run.source.key == base.source.key for run in others]
+    assert same_source == [False, True, False, False, True, True, True]
+
+
+def test_each_method_that_changes_something_is_a_stage_from_the_one_before(tmp_path):
+    run = plan(tmp_path, method="adabn+source_only+cbmt")
+    assert [stage.name for stage in run.final.order] == ["source_training", "adabn", "cbmt"]
+    assert [stage.start.key for stage in run.links] == [run.source.key, run.links[0].key]
+    assert plan(tmp_path, method="adabn").final.key == run.links[0].key
+    assert plan(tmp_path, method="source_only").final.key == run.source.key
+    assert plan(tmp_path, method="cbmt").final.key != run.final.key, "it starts elsewhere"
+
+
+def test_a_source_model_is_of_all_devices_and_an_adapted_one_of_its_own(tmp_path):
+    run, lower = plan(tmp_path), plan(tmp_path, precision="bfloat16")
+    assert (run.source.device, run.source.precision) == (None, "float32")
+    assert lower.source.key == run.source.key
+    assert (run.final.device, lower.final.precision) == ("cpu", "bfloat16")
+    assert lower.final.key != run.final.key
+
+
+def test_a_stage_sees_what_its_method_declares(tmp_path):
+    sees = {
+        name: plan(tmp_path, method=name).final.sees.keys()
+        for name in ("cbmt", "supervised", "self_ensembling", "tent_online")
+    }
+    assert sees == {
+        "cbmt": {"target"},
+        "supervised": {"target", "target labels"},
+        "self_ensembling": {"target", "source"},
+        "tent_online": {"target test"},
+    }
+    assert plan(tmp_path).source.sees.keys() == {"source", "validation"}
+
+
+def test_a_method_with_a_source_side_stage_has_it_beside(tmp_path):
+    run = plan(tmp_path, method="tiny_guided", settings=["tiny_side.epochs=2"])
+    (side,) = run.final.beside
+    assert (side.name, side.fields["epochs"]) == ("tiny_side", 2)
+    assert side.start.key == run.source.key
+    assert side.sees.keys() == {"source", "validation"}
+    assert run.overrides == {"tiny_guided": {}, "tiny_side": {"epochs": 2}}
+    assert [stage.name for stage in run.final.order] == [
+        *("source_training", "tiny_side", "tiny_guided")
+    ]
+    assert plan(tmp_path, method="tiny_guided").key != run.key
+    with pytest.raises(BadInput, match="did you mean epochs"):
+        plan(tmp_path, method="tiny_guided", settings=["tiny_side.epoch=2"])
+    with pytest.raises(BadInput, match="unknown method or stage of this run 'tiny_side'"):
+        plan(tmp_path, settings=["tiny_side.epochs=2"])
+
+
+def test_the_unadapted_run_is_that_of_source_only(tmp_path):
+    alone = plan(tmp_path, method="source_only")
+    assert alone.unadapted is None
+    for method in ("cbmt", "adabn+cbmt", "supervised"):
+        assert plan(tmp_path, method=method).unadapted.key == alone.key
+    scored = plan(tmp_path, protocols=["beal"])
+    assert scored.unadapted.key == plan(tmp_path, method="source_only", protocols=["beal"]).key
+    assert scored.unadapted.key != alone.key
+    assert scored.final.key == plan(tmp_path).final.key, "who scores moves no weight"
 
 
 def test_profiles_follow_the_data(tmp_path):
@@ -122,7 +182,7 @@ def test_the_hashing_of_new_files_is_shown_once(tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "say", said.append)
     plan(tmp_path, progress=progress)
     names = [line.partition(":")[0] for line in said]
-    assert names == ["hash files (tiny_source)"] * 2 + ["hash files (tiny_target)"] * 2
+    assert names == ["hash files (tiny_target)"] * 2 + ["hash files (tiny_source)"] * 2
     plan(tmp_path, progress=progress)
     assert len(said) == 4
 

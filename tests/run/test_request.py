@@ -11,7 +11,6 @@ import pytest
 
 from sfdabench.cli import options
 from sfdabench.core.errors import BadInput
-from sfdabench.core.paths import shipped
 from sfdabench.run.request import FLAGS, RunRequest
 from sfdabench.store import records
 
@@ -99,21 +98,39 @@ def test_a_source_model_is_passed_on(monkeypatch):
     assert got["method"] == "m"
 
 
-def test_a_record_makes_the_request_of_its_run(tmp_path, monkeypatch):
+def test_a_record_makes_the_request_of_its_run(tmp_path, monkeypatch, make_record):
     monkeypatch.setenv("SFDABENCH_DATA", str(tmp_path))
-    path = min(shipped("results").glob("phantom/refuge2rimone/cbmt/*.json"))
-    record = records.read(path)
-    request = RunRequest.from_record(path, record, None, "cpu")
-    assert request.phantom
-    assert request.out == shipped("results") / "phantom"
-    assert (request.method, request.task, request.seed) == ("cbmt", "refuge2rimone", record["seed"])
+    overrides = {"adabn": {"batch_size": 2}, "cbmt": {"ema": 0.9}}
+    given = {"overrides": overrides, "source_overrides": {"epochs": 3}, "precision": "bfloat16"}
+    record = make_record("adabn+cbmt", seed=4, **given)
+    path = make_record.keep(tmp_path / "out", record)
+    assert RunRequest.from_record(path, records.read(path), None, "cpu") == RunRequest(
+        method="adabn+cbmt",
+        task="refuge2rimone",
+        seed=4,
+        phantom=True,
+        out=tmp_path / "out",
+        profile="phantom",
+        settings=("adabn.batch_size=2", "cbmt.ema=0.9"),
+        source_settings=("epochs=3",),
+        device="cpu",
+        precision="bfloat16",
+        protocols=("strict",),
+    )
     with pytest.raises(BadInput, match="is of the phantom; leave --data out"):
         RunRequest.from_record(path, record, tmp_path, "cpu")
-    real = {**record, "data": "real"}
-    assert not RunRequest.from_record(path, real, tmp_path, "cpu").phantom
+    real = make_record("adabn+cbmt", seed=4, **given, data="real")
+    assert not RunRequest.from_record(path, real, None, "cpu").phantom
     monkeypatch.delenv("SFDABENCH_DATA")
     with pytest.raises(BadInput, match="made from real data; give --data DIR"):
         RunRequest.from_record(path, real, None, "cpu")
+
+
+def test_a_record_of_an_imported_source_model_names_it(tmp_path, make_record):
+    record = make_record("cbmt", imported="mine", source=None, source_overrides={"size": 32})
+    path = make_record.keep(tmp_path, record)
+    request = RunRequest.from_record(path, records.read(path), None, "cpu")
+    assert (request.source, request.source_settings) == ("mine", ())
 
 
 def test_a_record_of_settings_resolves_to_itself(sfdabench, tmp_path):
