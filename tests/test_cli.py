@@ -115,16 +115,13 @@ def test_run_prints_one_object_a_run_and_nothing_else(sfdabench, tmp_path):
     assert "W/o DA" in out
 
 
-def test_scores_are_printed_in_the_unit_of_their_protocol(capsys):
+def test_scores_are_printed_in_the_unit_of_their_protocol(capsys, make_record):
     """SIFA counts in pixels, whatever the data set knows."""
-    one = {"hd95": {"mean": 2.0, "undefined": 0}, "dice": {"mean": 0.5, "undefined": 0}}
+    one = {"hd95": make_record.score(2.0), "dice": make_record.score(0.5)}
     scores = {protocol: {"liver": one} for protocol in ("strict", "sifa")}
-    record = {
-        **{"status": "done", "task": "chaos2malbcv", "method": "adabn", "data": "real"},
-        **{"scores": scores, "source_only": {"scores": scores}, "spacing_unit": "mm"},
-        "audit": None,
-    }
-    cli._print_scores(record, Path("r.json"))
+    plain = {"task": "chaos2malbcv", "scores": scores, "spacing_unit": "mm", "data": "real"}
+    before = make_record("source_only", **plain)
+    cli._print_scores(make_record("adabn", **plain), before, Path("r.json"))
     assert _cells(capsys.readouterr().out) == [
         ["protocol strict"],
         ["liver", "hd95 mm", "2.00"],
@@ -141,19 +138,15 @@ def _cells(text):
     return [[cell.strip() for cell in line.split("│")[1:4]] or [line.strip()] for line in lines]
 
 
-def test_names_are_whole_in_80_columns(capsys, monkeypatch):
+def test_names_are_whole_in_80_columns(capsys, monkeypatch, make_record):
     """The longest of the suite, and a class longer than a line has room for."""
     monkeypatch.setenv("COLUMNS", "80")
-    one = {"mean": 1.0, "undefined": 110}
     long = "a_class_" * 6
-    classes = {name: {"hd_rowwise": one} for name in ("grey_matter", long)}
-    scores = {"self_ensembling_legacy": classes}
-    record = {
-        **{"status": "done", "task": "scgm_to_site3", "method": "self_ensembling_sf"},
-        **{"data": "phantom", "audit": None, "spacing_unit": "mm"},
-        **{"scores": scores, "source_only": {"scores": scores}},
-    }
-    cli._print_scores(record, Path("r.json"))
+    one = {"dice": make_record.score(1.0), "hd_rowwise": make_record.score(1.0, undefined=110)}
+    scores = {"self_ensembling_legacy": dict.fromkeys(("grey_matter", long), one)}
+    plain = {"task": "scgm_to_site3", "scores": scores, "spacing_unit": "mm"}
+    record = make_record("self_ensembling_sf", **plain)
+    cli._print_scores(record, make_record("source_only", **plain), Path("r.json"))
     out = capsys.readouterr().out
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 80
@@ -161,7 +154,7 @@ def test_names_are_whole_in_80_columns(capsys, monkeypatch):
         assert name in out
     rows = _cells(out)[1:]
     assert rows[0][:1] == ["grey_matter"]
-    assert "".join(row[0] for row in rows[1:]) == long
+    assert "".join(row[0] for row in rows[2:]) == 2 * long
 
 
 def test_predict_says_whose_masks_it_writes(sfdabench):

@@ -69,11 +69,10 @@ def execute(run: Run, progress: Progress, *, force: bool = False) -> Record:
         if found is not None:
             progress.say(f"found {path}")
             return found
-        before = None if run.method_name == "source_only" else execute(run.unadapted, progress)
         work = path.with_suffix(".work")
         if force:
             shutil.rmtree(work, ignore_errors=True)
-        execution = Execution(run, progress, work, before)
+        execution = Execution(run, progress, work)
         try:
             record = execution.record()
         except BadInput:
@@ -101,8 +100,8 @@ def initial_network(run: Run) -> nn.Module:
 class Execution:
     """The stages of one run, in order."""
 
-    def __init__(self, run: Run, progress: Progress, work: Path, before: Record | None) -> None:
-        self.run, self.progress, self.work, self.before = run, progress, work, before
+    def __init__(self, run: Run, progress: Progress, work: Path) -> None:
+        self.run, self.progress, self.work = run, progress, work
         self.task, self.device = run.task, torch.device(run.device)
         self.names = tuple(run.task.classes)
         self.worth_resuming = False
@@ -311,10 +310,12 @@ class Execution:
 
     def _stages(self, record: dict[str, Any]) -> dict[str, Any]:
         seconds = record["seconds"]
-        if self.before is not None and not self.before.done:
-            raise RunFailed(f"source_only: {self.before.reason}")
-        record["unadapted"] = self.before and self.before.key
         start = time.monotonic()
+        if self.run.method_name != "source_only":
+            before = execute(self.run.unadapted, self.progress)
+            if not before.done:
+                raise RunFailed(f"source_only: {before.reason}")
+            record["unadapted"] = before.key
         model, found = self._source_model()
         record["source_sha256"] = found.sha256
         record["memory_format"] = str(model.memory_format).removeprefix("torch.")

@@ -6,8 +6,6 @@ import sys
 import pytest
 
 from sfdabench.campaign.workers import Flags
-from sfdabench.core.paths import shipped
-from sfdabench.store import records
 
 WORKER = """
 import json, os, sys
@@ -17,7 +15,9 @@ told = json.loads(Path(told).read_text()).get(f"{method} {seed}", {})
 if "signal" in told:
     print("adaptation: 3/20", file=sys.stderr, flush=True)
     os.kill(os.getpid(), told["signal"])
-record = json.loads(Path(template).read_text()) | {"method": method, "seed": int(seed)} | told
+record = json.loads(Path(template).read_text()) | {"method": method, "seed": int(seed)}
+record |= {name: {part: {} for part in method.split("+")} for name in ("fields", "overrides")}
+record |= {"unadapted": None if method == "source_only" else "0" * 64} | told
 Path(path).parent.mkdir(parents=True, exist_ok=True)
 Path(path).write_text(json.dumps(record))
 print(json.dumps({"status": record["status"], "reason": record["reason"]}))
@@ -25,9 +25,9 @@ print(json.dumps({"status": record["status"], "reason": record["reason"]}))
 
 
 @pytest.fixture
-def tell(monkeypatch, tmp_path):
+def tell(monkeypatch, tmp_path, make_record):
     """tell({"cbmt 0": {"signal": 9}}): what the worker of this method and seed does or records."""
-    template = next(shipped("results").glob("phantom/refuge2rimone/source_only/*.json"))
+    template = make_record.keep(tmp_path / "template", make_record("cbmt"))
     told = tmp_path / "told.json"
     told.write_text("{}")
 
@@ -37,9 +37,3 @@ def tell(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Flags, "command", command)
     return lambda what: told.write_text(json.dumps(what))
-
-
-@pytest.fixture(scope="session")
-def recorded():
-    """The shipped records of the phantom."""
-    return records.read_all(shipped("results") / "phantom")[0]

@@ -330,7 +330,7 @@ def test_flags_that_do_not_go_together(sfdabench, monkeypatch):
 
 
 def test_the_command_measures_says_what_moved_and_leaves_no_trace(
-    folder, tell, sfdabench, monkeypatch
+    folder, tell, sfdabench, monkeypatch, make_record
 ):
     """Through the workers, which find what they are told to, but make no model."""
     started = []
@@ -341,9 +341,10 @@ def test_the_command_measures_says_what_moved_and_leaves_no_trace(
     monkeypatch.setenv("SFDABENCH_DATA", str(folder))  # real data, which it must not look at
 
     def found(cup, trained=0.9):
-        scores = {"strict": {"cup": {"dice": {"mean": cup}}}}
-        source = {"validation_dice": trained}
-        return {"data": "phantom", "scores": scores, "source": source, "overrides": {}}
+        scores = make_record.means(["strict"], ["cup"], dice=cup)
+        none = dict.fromkeys(("prediction", "reference", "both"), 0)
+        source = {"selected_epoch": 0, "validation_dice": trained}
+        return {"scores": scores, "empties": {"strict": {"cup": none}}, "source": source}
 
     told = {f"source_only {seed}": found(0.5, 0.7 + seed / 10) for seed in range(3)}
     told |= {"cbmt 0": found(0.9)}

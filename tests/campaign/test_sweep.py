@@ -1,6 +1,5 @@
 """What a sweep plans, what it says it will take, and that it goes on after anything."""
 
-import dataclasses
 import json
 import signal
 import subprocess
@@ -221,35 +220,38 @@ def test_settings_survive_the_command_line(tmp_path):
     assert run.overrides == given | {"adabn": {"batch_size": 2}}
 
 
-def finished(run, rest, **changes):
-    return {
-        "status": "done",
-        "task": run.task_name,
-        "method": run.method_name,
-        "profile": run.profile,
-        "data": run.data,
-        "device": "cpu",
-        "recipe": run.source_inputs["recipe"],
-        "fields": {name: vars(method) for name, method in run.chain},
-        "source": {"seconds": 40.0},
-        "seconds": {"source": 0.5, "total": 0.5 + rest},
-    } | changes
+@pytest.fixture
+def finished(make_record):
+    """finished(run, seconds besides the source model, **changes) -> its record."""
+
+    def make(run, rest, **changes):
+        own = {name: vars(method) for name, method in run.chain}
+        plain = {
+            **{"task": run.task_name, "profile": run.profile, "data": run.data, "fields": own},
+            **{"overrides": {}, "recipe": run.source_inputs["recipe"]},
+            "source": {"selected_epoch": 3, "validation_dice": 0.9, "seconds": 40.0},
+            "seconds": {"source": 0.5, "total": 0.5 + rest},
+        }
+        return make_record(**{"method": run.method_name} | plain | changes)
+
+    return make
 
 
-def test_estimates_come_from_records_alike_and_are_else_unknown(mini):
+def test_estimates_come_from_records_alike_and_are_else_unknown(mini, finished):
     run = next(one.run for one in make(mini).planned if one.job.method == "cbmt")
     assert estimate(run, [], trains=False) is None
     history = [finished(run, rest) for rest in (10, 12, 90)]
     assert estimate(run, history, trains=False) == pytest.approx(12)
     assert estimate(run, history, trains=True) == pytest.approx(52)
-    found_its_source = [finished(run, 10, source={"selected_epoch": 3})]
+    cached = {"selected_epoch": 3, "validation_dice": 0.9}
+    found_its_source = [finished(run, 10, source=cached)]
     assert estimate(run, found_its_source, trains=False) == pytest.approx(10)
     assert estimate(run, found_its_source, trains=True) is None
     fields = {"cbmt": vars(run.chain[0][1])}
     for other in (
         {"status": "failed"},
         {"task": "refuge2rimone"},
-        {"method": "adabn"},
+        {"method": "adabn", "fields": {"adabn": {}}},
         {"profile": "paper"},
         {"data": "real"},
         {"device": "cuda"},
@@ -261,24 +263,21 @@ def test_estimates_come_from_records_alike_and_are_else_unknown(mini):
     assert estimate(run, [alike], trains=False) == pytest.approx(10)
 
 
-def test_shipped_results_tell_the_time_of_a_shipped_run(mini, recorded):
-    run = make(mini).planned[0].run
-    old = next(r for r in recorded if (r["task"], r["method"]) == ("refuge2rimone", "adabn"))
-    recipe = dataclasses.replace(run.recipe, **old["recipe"])
-    run = dataclasses.replace(run, task_name="refuge2rimone", recipe=recipe)
-    assert run.method_name == "adabn"
-    assert 0 < estimate(run, recorded, trains=False) < 10
-    assert 10 < estimate(run, recorded, trains=True) < 100
+def test_shipped_results_tell_the_time(mini, finished, make_record, monkeypatch, tmp_path):
+    run = next(one.run for one in make(mini, seeds=1).planned if one.job.method == "cbmt")
+    make_record.keep(tmp_path / "shipped" / "a_set", finished(run, 10, seed=9))
+    (tmp_path / "shipped" / "README.md").touch()
+    monkeypatch.setattr("sfdabench.campaign.sweep.shipped", lambda _: tmp_path / "shipped")
+    seconds = {one.job.method: one.seconds for one in make(mini, seed=7, seeds=1).planned}
+    assert seconds["cbmt"] == pytest.approx(10)
+    assert seconds["adabn"] is None
 
 
-def test_only_the_first_run_of_a_source_pays_for_its_training(mini):
+def test_only_the_first_run_of_a_source_pays_for_its_training(mini, finished, make_record):
     sweep = make(mini, seed=5, seeds=1)
     out = mini.parent / "out"
     for one in sweep.planned:
-        record = finished(one.run, 10, schema=records.SCHEMA, seed=9)
-        record |= dict.fromkeys(set(records.REQUIRED) - set(record), None)
-        record["fields"] = {n: dataclasses.asdict(m) for n, m in one.run.chain}
-        records.write_json(out / "old" / "any" / f"{one.run.key}.json", record)
+        make_record.keep(out, finished(one.run, 10, seed=9))
     sweep = make(mini, seed=5, seeds=1)
     assert [one.seconds for one in sweep.planned] == pytest.approx([50, 10, 10, 10, 10])
     assert sweep.forecast(2) == "5 to run; 5 take about 90 s (45 s with 2 jobs)"
@@ -425,7 +424,5 @@ def test_a_killed_sweep_takes_its_worker_along_and_goes_on(mini, sfdabench):
     assert counts(text) == {"done": 1, "found": 0, "failed": 0, "not run": 0}
     (run,) = json.loads(text)["runs"]
     record = records.read(Path(run["record"]))
-    assert (
-        record["source"]["seconds"] == json.loads((source / "source.json").read_text())["seconds"]
-    )
+    assert record.source.seconds == json.loads((source / "source.json").read_text())["seconds"]
     assert counts(sfdabench(*command)[1])["found"] == 1

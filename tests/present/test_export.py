@@ -12,6 +12,7 @@ from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.progress import Progress
 from sfdabench.present.export import planned
 from sfdabench.run.plan import resolve
+from sfdabench.store import records
 
 QUIET = Progress(quiet=True)
 
@@ -21,7 +22,7 @@ def recorded(out, task, method="source_only"):
 
     run = resolve(method=method, task=task, seed=0, data=None, profile=None, out=out, device="cpu")
     record = execute(run, QUIET)
-    assert record["status"] == "done", record.get("traceback")
+    assert record.done, record.traceback
     return run, record
 
 
@@ -43,8 +44,8 @@ def check_repeats(sfdabench, commands, record):
             metrics = rows[0].keys() - {"case", "label", "undefined"}
             said[label] = {metric: mean(rows, label, metric) for metric in metrics}
     assert said == {
-        name: {metric: pytest.approx(value["mean"]) for metric, value in metrics.items()}
-        for name, metrics in record["scores"]["strict"].items()
+        name: {metric: pytest.approx(value.mean) for metric, value in metrics.items()}
+        for name, metrics in record.scores["strict"].items()
     }
 
 
@@ -53,7 +54,7 @@ def test_photographs_get_a_folder_a_class(tmp_path, sfdabench):
     flags = ("--record", run.record_path, "--out", tmp_path / "my masks", "--device", "cpu")
     code, out, err = sfdabench("predict", *flags)
     assert code == 0
-    assert out.startswith(f"{4 * record['cases']['test']} masks in")
+    assert out.startswith(f"{4 * record.cases.test} masks in")
     commands = err[err.index("the scores of the record again:") :].splitlines()[1:]
     assert len(commands) == 2
     assert "--class cup=255 --protocol strict" in err
@@ -69,7 +70,7 @@ def test_a_record_of_the_phantom_is_of_the_phantom(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="is of the phantom; leave --data out"):
         planned(run.record_path, tmp_path, "cpu", QUIET)
 
-    run.record_path.write_text(json.dumps(record | {"data": "real"}))
+    records.write(run.record_path, record.model_copy(update={"data": "real"}))
     with pytest.raises(DataFault, match=str(tmp_path)):
         planned(run.record_path, None, "cpu", QUIET)
     monkeypatch.delenv("SFDABENCH_DATA")
@@ -121,10 +122,10 @@ def test_a_record_of_other_files_is_refused(tmp_path):
 
     run, record = recorded(tmp_path / "results", "tiny")
     other = run.record_path.with_name("other.json")
-    other.write_text(json.dumps(record | {"manifest_sha256": "0" * 64}))
+    records.write(other, record.model_copy(update={"manifest_sha256": "0" * 64}))
     with pytest.raises(BadInput, match="other files than those of the phantom"):
         export(other, tmp_path / "masks", None, "cpu", QUIET)
-    other.write_text(json.dumps(record | {"source_key": "0" * 64}))
+    records.write(other, record.model_copy(update={"source_key": "0" * 64}))
     with pytest.raises(BadInput, match="its source model was made otherwise"):
         export(other, tmp_path / "masks", None, "cpu", QUIET)
     run.record_path.with_suffix(".safetensors").unlink()
@@ -151,6 +152,7 @@ def test_a_failed_run_has_no_masks(tmp_path):
     from sfdabench.present.export import export
 
     run, record = recorded(tmp_path / "results", "tiny")
-    run.record_path.write_text(json.dumps(record | {"status": "failed", "reason": "diverged"}))
+    failed = record.model_copy(update={"status": "failed", "reason": "diverged"})
+    records.write(run.record_path, failed)
     with pytest.raises(BadInput, match="diverged"):
         export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)

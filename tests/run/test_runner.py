@@ -1,7 +1,6 @@
 """A whole run in this process, on a task of a few seconds."""
 
 import csv
-import json
 import unittest.mock
 
 import pytest
@@ -45,22 +44,22 @@ def adapted(out, session_cache):
 
 def test_record_holds_what_a_reader_asks_for(adapted):
     run, record = adapted
-    assert record["status"] == "done", record.get("traceback")
-    assert record == json.loads(run.record_path.read_text()) | {}
-    assert record["data"] == "phantom"
-    assert record["fields"]["cbmt"]["epochs"] == 3
-    assert record["overrides"] == {"cbmt": {"epochs": 3}}
-    assert record["setting"] == "SFDA"
-    assert record["device"] == "cpu"
-    assert record["precision"] == "float32"
-    assert record["threads"] >= 1
-    assert set(record["scores"]) == {"strict", "cbmt"}
-    assert set(record["scores"]["strict"]) == {"cup", "disc"}
-    assert record["source_only"]["scores"]["strict"]["disc"]["dice"]["n"] == record["cases"]["test"]
-    assert len(record["curves"]["cbmt"]["weight"]) == 3
-    assert record["peak_memory_bytes"] > 0
-    assert set(record["seconds"]) == {"source", "adapt", "evaluate", "total"}
-    records.read(run.record_path)
+    assert record.done, record.traceback
+    assert record == records.read(run.record_path)
+    assert record.data == "phantom"
+    assert record.fields["cbmt"]["epochs"] == 3
+    assert record.overrides == {"cbmt": {"epochs": 3}}
+    assert record.setting == "SFDA"
+    assert record.device == "cpu"
+    assert record.precision == "float32"
+    assert record.threads >= 1
+    assert set(record.scores) == {"strict", "cbmt"}
+    assert set(record.scores["strict"]) == {"cup", "disc"}
+    assert record.scores["strict"]["disc"]["dice"].n == record.cases.test
+    assert record.audit.epochs == (0, 1, 2)
+    assert len(record.curves["cbmt"]["weight"]) == 3
+    assert record.peak_memory_bytes > 0
+    assert None not in record.seconds.model_dump().values()
 
 
 def test_means_are_those_of_the_case_file(adapted):
@@ -70,77 +69,75 @@ def test_means_are_those_of_the_case_file(adapted):
     values = [
         float(row["value"])
         for row in rows
-        if (row["protocol"], row["model"], row["class"], row["metric"])
-        == ("strict", "deployed", "cup", "dice")
+        if (row["protocol"], row["class"], row["metric"]) == ("strict", "cup", "dice")
     ]
-    assert len(values) == record["cases"]["test"]
-    assert sum(values) / len(values) == pytest.approx(
-        record["scores"]["strict"]["cup"]["dice"]["mean"]
-    )
+    assert len(values) == record.cases.test
+    assert sum(values) / len(values) == pytest.approx(record.scores["strict"]["cup"]["dice"].mean)
 
 
 def test_audit_is_of_the_epochs_and_its_last_is_the_score(adapted):
     _, record = adapted
-    audit = record["audit"]
-    for protocol, dice in audit["dice_by_epoch"].items():
+    audit = record.audit
+    for protocol, dice in audit.dice_by_epoch.items():
         assert len(dice) == 3
-        best = audit["best"]["epoch"][protocol]
+        best = audit.best.epoch[protocol]
         assert dice[best] == max(dice)
-        means = record["scores"][protocol]
-        last = sum(means[name]["dice"]["mean"] for name in means) / len(means)
+        means = record.scores[protocol]
+        last = sum(means[name]["dice"].mean for name in means) / len(means)
         assert dice[-1] == pytest.approx(last)
-        assert audit["gap"][protocol] == pytest.approx(max(dice) - last)
-    assert audit["best"]["oracle"] is True
+        assert audit.gap[protocol] == pytest.approx(max(dice) - last)
+    assert audit.best.oracle is True
 
 
 def test_a_finished_run_is_found_and_force_repeats_it_bit_for_bit(adapted):
     run, record = adapted
     stamp = run.record_path.stat().st_mtime_ns
-    assert go(run)["deployed_sha256"] == record["deployed_sha256"]
+    assert go(run).deployed_sha256 == record.deployed_sha256
     assert run.record_path.stat().st_mtime_ns == stamp
     again = go(run, force=True)
     assert run.record_path.stat().st_mtime_ns != stamp
-    assert again["deployed_sha256"] == record["deployed_sha256"]
-    assert again["scores"] == record["scores"]
+    assert again.deployed_sha256 == record.deployed_sha256
+    assert again.scores == record.scores
 
 
 def test_source_only_scores_are_the_unadapted_ones_of_every_method(adapted, out):
     _, record = adapted
     plain = go(plan(out))
-    assert plain["source_sha256"] == record["source_sha256"] == plain["deployed_sha256"]
-    assert plain["scores"] == record["source_only"]["scores"] == plain["source_only"]["scores"]
-    assert plain["audit"] is None
-    assert plain["setting"] == "none"
+    assert plain.source_sha256 == record.source_sha256 == plain.deployed_sha256
+    assert records.unadapted_of(record, out) == plain
+    assert plain.unadapted is None
+    assert plain.audit is None
+    assert plain.setting == "none"
 
 
 def test_deployed_weights_are_on_disk_under_their_hash(adapted):
     from sfdabench.models.weights import read, sha256
 
     run, record = adapted
-    assert sha256(read(run.record_path.with_suffix(".safetensors"))) == record["deployed_sha256"]
+    assert sha256(read(run.record_path.with_suffix(".safetensors"))) == record.deployed_sha256
 
 
 def test_a_chain_starts_from_what_the_first_deploys(adapted, out):
     chained = go(plan(out, "adabn+source_only"))
     alone = go(plan(out, "adabn"))
-    assert chained["deployed_sha256"] == alone["deployed_sha256"]
-    assert chained["method"] == "adabn+source_only"
+    assert chained.deployed_sha256 == alone.deployed_sha256
+    assert chained.method == "adabn+source_only"
 
 
 def test_an_online_method_is_scored_by_what_it_predicted_while_it_learnt(adapted, out):
     record = go(plan(out, "tent_online"))
-    assert record["status"] == "done", record.get("traceback")
-    assert record["setting"] == "TTA"
-    assert record["audit"] is None
-    assert record["deployed_sha256"] != record["source_sha256"]
-    assert record["scores"] != record["source_only"]["scores"]
+    assert record.done, record.traceback
+    assert record.setting == "TTA"
+    assert record.audit is None
+    assert record.deployed_sha256 != record.source_sha256
+    assert record.scores != records.unadapted_of(record, out).scores
     again = go(plan(out, "tent_online"), force=True)
-    assert again["scores"] == record["scores"]
-    assert again["deployed_sha256"] == record["deployed_sha256"]
-    (loss,) = record["curves"]["tent_online"]["loss"]
+    assert again.scores == record.scores
+    assert again.deployed_sha256 == record.deployed_sha256
+    (loss,) = record.curves["tent_online"]["loss"]
     assert loss > 0
     others = go(plan(out, "tent_online", settings=["batch_size=1"]))
-    assert others["scores"] != record["scores"]
+    assert others.scores != record.scores
 
 
 def test_an_online_method_that_diverges_is_a_failed_run(adapted, out):
@@ -150,10 +147,8 @@ def test_an_online_method_that_diverges_is_a_failed_run(adapted, out):
         lambda logits, head: logits.mean() * float("nan"),
     ):
         record = go(run)
-    assert record["status"] == "failed"
-    assert record["reason"] == (
-        "loss is nan in its pass over the test images: the training diverged"
-    )
+    assert record.status == "failed"
+    assert record.reason == ("loss is nan in its pass over the test images: the training diverged")
 
 
 def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_path, monkeypatch):
@@ -179,7 +174,7 @@ def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_pa
     said = []
     monkeypatch.setattr(QUIET, "say", said.append)
     try:
-        for count, name in enumerate(("sources", "0-cbmt"), whole["threads"]):
+        for count, name in enumerate(("sources", "0-cbmt"), whole.threads):
             torch.set_num_threads(count)
             kill_in(name)
             with pytest.raises(KeyboardInterrupt):
@@ -189,10 +184,10 @@ def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_pa
         record = go(again)
     finally:
         torch.set_num_threads(before)
-    assert set(seen) == {whole["threads"]} == {record["threads"]}
+    assert set(seen) == {whole.threads} == {record.threads}
     assert sum("goes on with as many" in line for line in said) == 2
-    assert record["source_sha256"] == whole["source_sha256"]
-    assert record["deployed_sha256"] == whole["deployed_sha256"]
+    assert record.source_sha256 == whole.source_sha256
+    assert record.deployed_sha256 == whole.deployed_sha256
 
 
 def test_an_online_method_learns_with_the_labels_of_the_test_images_closed(adapted, out):
@@ -200,8 +195,8 @@ def test_an_online_method_learns_with_the_labels_of_the_test_images_closed(adapt
     run = plan(out, "tent_online", settings=["learning_rate=0.01"])
     with unittest.mock.patch("sfdabench.models.segmenter.OnlineSegmenter.forward", peep(run)):
         record = go(run)
-    assert record["status"] == "failed"
-    assert "the method opened" in record["reason"]
+    assert record.status == "failed"
+    assert "the method opened" in record.reason
 
 
 def peep(run):
@@ -216,13 +211,14 @@ def test_what_the_first_of_a_chain_froze_the_second_may_train(adapted, out):
     record = go(
         plan(out, "mean_teacher+pseudo_label", settings=["mean_teacher.epochs=1", "labels=online"])
     )
-    assert record["status"] == "done", record.get("traceback")
+    assert record.done, record.traceback
 
 
 def test_an_oracle_says_so(adapted, out):
     record = go(plan(out, "supervised", settings=["epochs=2"]))
-    assert record["status"] == "done", record.get("traceback")
-    assert record["setting"] == "supervised"
+    assert record.unadapted == plan(out).key
+    assert record.done, record.traceback
+    assert record.setting == "supervised"
 
 
 def test_another_seed_is_another_source_model(adapted, out):
@@ -268,17 +264,18 @@ def test_a_failed_run_is_a_record_with_its_reason(
     run = plan(tmp_path / "out", "bad")
     monkeypatch.setenv("STOLEN", str(run.target_train.cases[0].label[0]))
     record = go(run)
-    assert record["status"] == "failed"
-    assert reason in record["reason"]
-    assert records.read(run.record_path)["status"] == "failed"
-    assert record["source_sha256"] == adapted[1]["source_sha256"]
-    assert "scores" in record
+    assert record.status == "failed"
+    assert reason in record.reason
+    assert records.read(run.record_path).status == "failed"
+    assert record.source_sha256 == adapted[1].source_sha256
+    assert record.scores == {}
 
 
 def test_a_failed_run_is_tried_again(tmp_path, monkeypatch, adapted):
     run = plan(tmp_path)
-    records.write_json(run.record_path, adapted[1] | {"status": "failed"})
-    assert go(run)["status"] == "done"
+    failed = adapted[1].model_dump(by_alias=True) | {"status": "failed", "reason": "x"}
+    records.write_json(run.record_path, failed)
+    assert go(run).status == "done"
 
 
 def test_a_corrupt_source_model_is_found_by_its_hash_and_trained_anew(
@@ -292,9 +289,9 @@ def test_a_corrupt_source_model_is_found_by_its_hash_and_trained_anew(
     data[-1] ^= 1
     path.write_bytes(data)
     again = go(run, force=True)
-    assert again["source_sha256"] == first["source_sha256"]
+    assert again.source_sha256 == first.source_sha256
     path.write_bytes(b"short")
-    assert go(run, force=True)["source_sha256"] == first["source_sha256"]
+    assert go(run, force=True).source_sha256 == first.source_sha256
 
 
 def test_weights_of_another_network_are_refused_before_the_data_is_read(tmp_path, monkeypatch):
@@ -326,7 +323,7 @@ def test_a_refused_run_leaves_a_work_folder_only_with_work_in_it(tmp_path, adapt
 def test_bad_records_are_named(tmp_path, adapted):
     run = plan(tmp_path)
     run.record_path.parent.mkdir(parents=True)
-    run.record_path.write_text('{"schema": 1, "sta')
+    run.record_path.write_text('{"schema": 2, "sta')
     with pytest.raises(BadInput, match="not a whole record"):
         go(run)
     run.record_path.write_text('{"schema": 99}')
@@ -350,9 +347,9 @@ def test_a_disk_that_fills_up_loses_no_epoch(tmp_path, monkeypatch, adapted):
 
     monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", full)
     record = go(run)
-    assert record["status"] == "failed"
-    assert "No space left" in record["reason"]
+    assert record.status == "failed"
+    assert "No space left" in record.reason
     assert (run.record_path.with_suffix(".work") / "0-cbmt" / "stage-0.safetensors").exists()
     monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", save)
-    assert go(run)["deployed_sha256"] == adapted[1]["deployed_sha256"]
+    assert go(run).deployed_sha256 == adapted[1].deployed_sha256
     assert not run.record_path.with_suffix(".work").exists()
