@@ -33,15 +33,15 @@ def go(run, **changes):
     from sfdabench.run.runner import execute
 
     record = execute(run, Progress(quiet=True), **changes)
-    assert record["status"] == "done", record.get("traceback")
+    assert record.done, record.traceback
     return record
 
 
 def test_auto_finds_the_gpu_and_the_record_says_so(tmp_path):
     record = go(plan(tmp_path, "auto"))
-    assert record["device"] == "cuda"
-    assert record["device_name"] == torch.cuda.get_device_name()
-    assert record["peak_device_bytes"] > 0
+    assert record.device == "cuda"
+    assert record.device_name == torch.cuda.get_device_name()
+    assert record.peak_device_bytes > 0
 
 
 def test_the_same_run_twice_is_the_same_bit_for_bit(tmp_path):
@@ -65,7 +65,7 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         go(run)
     monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", save)
-    assert go(run)["deployed_sha256"] == whole["deployed_sha256"]
+    assert go(run).deployed_sha256 == whole.deployed_sha256
 
 
 @pytest.mark.parametrize("name", registry.names("networks"))
@@ -95,16 +95,16 @@ def test_a_step_twice_is_the_same_bit_for_bit(name):
 
 def test_volumes_run(tmp_path):
     record = go(plan(tmp_path, "cuda", "mean_teacher", task="tiny_volume", settings=["epochs=2"]))
-    assert set(record["scores"]["strict"]) == {"whole", "enhancing", "core_osuda", "core_brats"}
+    assert set(record.scores["strict"]) == {"whole", "enhancing", "core_osuda", "core_brats"}
 
 
 def test_scores_agree_with_the_cpu(tmp_path):
     """Same source steps on both devices; digits differ, scores do not by much."""
     for method in ("source_only", "adabn", "cbmt"):
-        cpu = go(plan(tmp_path / "cpu", "cpu", method))["scores"]["strict"]
-        gpu = go(plan(tmp_path / "gpu", "cuda", method))["scores"]["strict"]
+        cpu = go(plan(tmp_path / "cpu", "cpu", method)).scores["strict"]
+        gpu = go(plan(tmp_path / "gpu", "cuda", method)).scores["strict"]
         for name in cpu:
-            assert cpu[name]["dice"]["mean"] == pytest.approx(gpu[name]["dice"]["mean"], abs=0.1)
+            assert cpu[name]["dice"].mean == pytest.approx(gpu[name]["dice"].mean, abs=0.1)
 
 
 def test_out_of_memory_names_the_field_to_lower(tmp_path, monkeypatch):
@@ -116,11 +116,11 @@ def test_out_of_memory_names_the_field_to_lower(tmp_path, monkeypatch):
 
     monkeypatch.setattr(CBMT, "adapt", greedy)
     record = execute(plan(tmp_path, "cuda"), Progress(quiet=True))
-    assert record["status"] == "failed"
-    assert "batch_size" in record["reason"]
+    assert record.status == "failed"
+    assert "batch_size" in record.reason
 
 
 @pytest.mark.parametrize("precision", ["bfloat16"])
 def test_lower_precision_is_recorded(tmp_path, precision):
     record = go(plan(tmp_path, "cuda", "adabn", precision=precision))
-    assert record["precision"] == precision
+    assert record.precision == precision
