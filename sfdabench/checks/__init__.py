@@ -6,14 +6,9 @@ nothing where the entry holds to it.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
-=======
-from collections.abc import Callable
-from dataclasses import dataclass
->>>>>>> h-context
 
 from sfdabench.core import registry
 
@@ -55,7 +50,6 @@ def contracts(kind: str) -> dict[str, Contract]:
 def gather(faults: Iterable[str], where: str = "") -> Iterator[str]:
     """Yield the faults one by one; an exception that ends them is the last fault.
 
-<<<<<<< HEAD
     where: what each of them is about, such as "5 classes"; it is put in front.
     """
     start = f"{where}: " if where else ""
@@ -71,8 +65,6 @@ def run_contract(contract: Contract, name: str, entry: object) -> Outcome:
     """Hold one entry against one contract; whatever it raises counts as a fault."""
     return Outcome(name, tuple(gather(contract(entry))))
 
-=======
->>>>>>> h-context
 
 def check_entry(name: str) -> list[Outcome]:
     """Every contract of every entry called `name`. Raises BadInput for an unknown name.
@@ -81,11 +73,7 @@ def check_entry(name: str) -> list[Outcome]:
     to them with every choice of a field that changes its needs.
     """
     return [
-<<<<<<< HEAD
         run_contract(function, f"{kind}: {contract.replace('_', ' ')}", entry)
-=======
-        run_contract(function, f"{kind}: {contract.replace('_', ' ')}", registry.load(kind, name))
->>>>>>> h-context
         for kind in registry.kinds_of(name)
         for entry in [registry.load(kind, registry.resolve(kind, name)[0])]
         for contract, function in contracts(kind).items()
