@@ -369,7 +369,7 @@ PROTOCOLS = {
         "beal", "exceptions_are_fields", {'"drishti": {': '"drishty": {'}
     ),
     "exception of a field that does not exist": Break(
-        "beal", "exceptions_are_fields", {'"threshold": {"cup"': '"treshold": {"cup"'}
+        "beal", "exceptions_are_fields", {'"threshold": {"cup"': '"limit": {"cup"'}
     ),
     "step of post-processing that does not exist": Break(
         "beal",
