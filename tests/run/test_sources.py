@@ -108,9 +108,10 @@ class TestImport:
         def killed(*_):
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(artefacts, "write_card", killed)
-            bring(file, cache)
+            with pytest.raises(KeyboardInterrupt):
+                bring(file, cache)
         assert sources.every(cache) == []
         (work,) = (path for path in artefacts.root(cache).iterdir() if path.is_dir())
         artefact = bring(file, cache)
