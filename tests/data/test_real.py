@@ -61,6 +61,7 @@ def test_adabn_runs_on_real_images(task, name, root, tmp_path):
         source_settings=["epochs=2", "validate_every=1"],
     )
     record = execute(run, Progress(quiet=True))
-    assert record["status"] == "done", record.get("traceback")
-    assert record["data"] == "real"
-    assert record["scores"]["strict"][name]["dice"]["mean"] > 0.3
+    assert record.done, record.traceback
+    assert record.data == "real"
+    assert record.scores["strict"][name]["dice"].mean > 0.3
+    assert [stage.name for stage in record.stages] == ["source_training", "adabn"]
