@@ -30,6 +30,10 @@ PLUGINS = Path(__file__).parent / "plugins"
         (["run", "--method", "cbmt", "--task", "tiny", "--data", "/absent"], "no such folder"),
         (["run", "--method", "cbmt", "--task", "tiny", "--out", "/dev/null/x"], "--out"),
         (["run", "--method", "cbmt", "--task", "tiny", "--plugins", "/absent"], "--plugins"),
+        (["run", "--method", "cbmt", "--task", "tiny", "--source", "absent"], "--source absent: un"),
+        (["source", "exprot"], "did you mean export"),
+        (["source", "import", "/absent.pth", "--task", "tiny"], "/absent.pth"),
+        (["adapt", "--source", "absent", "--images", "."], "--method"),
         (["list", "method"], "did you mean methods"),
         (["show", "cbmtt"], "did you mean cbmt"),
         (["table", "cbmt-9"], "did you mean cbmt-"),
@@ -114,6 +118,24 @@ def test_run_prints_one_object_a_run_and_nothing_else(sfdabench, tmp_path):
     code, out, err = sfdabench("table", "cbmt-1", "--results", tmp_path)
     assert code == 0
     assert "W/o DA" in out
+
+
+def test_the_scores_of_the_source_model_come_with_the_first_run_and_are_then_there(
+    sfdabench, tmp_path
+):
+    arguments = ["--task", "tiny", "--out", tmp_path, "--device", "cpu", "--seed", 5, "--json"]
+    code, out, _ = sfdabench("run", "--method", "adabn", *arguments)
+    adapted = json.loads(out)
+    assert code == 0
+    code, out, err = sfdabench("run", "--method", "source_only", *arguments)
+    alone = json.loads(out)
+    assert (code, "found" in err, "source training" in err) == (0, True, False)
+    assert alone["scores"] == adapted["source_only"]
+    Path(alone["record"]).unlink()
+    code, out, err = sfdabench("run", "--method", "adabn", *arguments)
+    assert code == 0
+    assert json.loads(out) == adapted | {"source_only": {}}
+    assert "no unadapted scores to compare with" in err
 
 
 def _cells(text):
@@ -276,6 +298,9 @@ def test_doctor_names_the_first_fault_and_what_is_absent(sfdabench, monkeypatch,
         ["run", "--help"],
         ["sweep", "--help"],
         ["regress", "--help"],
+        ["adapt", "--help"],
+        ["cache", "--help"],
+        ["source", "--help"],
     ],
 )
 def test_light_commands_import_no_heavy_library(arguments):
@@ -295,10 +320,20 @@ def test_light_commands_import_no_heavy_library(arguments):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_found_record_needs_no_torch(sfdabench, tmp_path):
-    run = ["run", "--method", "source_only", "--task", "tiny", "--out", tmp_path]
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "--method", "source_only", "--task", "tiny"), "PHANTOM data"),
+        (("source", "list"), "trained on tiny_source"),
+        (("cache", "list"), "source_training-"),
+    ],
+    ids=["run", "source", "cache"],
+)
+def test_what_is_there_is_told_without_torch(sfdabench, tmp_path, arguments, says):
+    run = ("run", "--method", "source_only", "--task", "tiny", "--out", tmp_path)
     code, *_ = sfdabench(*run)
     assert code == 0
+    more = ("--out", tmp_path, "--plugins", PLUGINS) if arguments[0] == "run" else ()
     script = (
         "import sys; sys.argv = ['sfdabench', *sys.argv[1:]]\n"
         "from sfdabench.cli import main\n"
@@ -307,9 +342,11 @@ def test_a_found_record_needs_no_torch(sfdabench, tmp_path):
         "assert 'torch' not in sys.modules"
     )
     start = time.monotonic()
-    subprocess.run(
-        [sys.executable, "-c", script, *map(str, run), "--plugins", str(PLUGINS)],
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, (*arguments, *more))],
         check=True,
         capture_output=True,
+        text=True,
     )
+    assert says in done.stdout
     assert time.monotonic() - start < 60

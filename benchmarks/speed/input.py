@@ -27,11 +27,12 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
 
     from sfdabench.core.progress import Progress
     from sfdabench.core.streams import Clock
+    from sfdabench.models.segmenter import Segmenter
     from sfdabench.prepare import streams
     from sfdabench.primitives.losses import supervised_loss
     from sfdabench.primitives.views import SOURCE
     from sfdabench.run.plan import resolve
-    from sfdabench.run.runner import Execution
+    from sfdabench.run.realise import initial_network
 
     with tempfile.TemporaryDirectory() as folder:
         run = resolve(
@@ -43,11 +44,9 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
             profile=profile,
             device="cpu",
         )
-        execution = Execution(run, Progress(quiet=True), Path(folder) / "work")
-        execution.prepare()
-        clock = Clock()
+        quiet, clock = Progress(quiet=True), Clock()
         stream = streams.labelled(
-            execution.source_train,
+            [split.arrays(run.cache, quiet, "source") for split in run.source_train],
             "source",
             run.device,
             run.seed,
@@ -55,7 +54,7 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
             tuple(run.task.classes.values()),
             background=run.task.head == "softmax",
         )
-        model = execution.build().train()
+        model = Segmenter(initial_network(run.source, run.recipe.backbone_weights)).train()
         recipe = run.recipe
         optimiser = torch.optim.Adam(model.parameters(), recipe.learning_rate)
         spent: dict[str, list[float]] = {"input": [], "step": []}

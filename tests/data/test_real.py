@@ -64,3 +64,4 @@ def test_adabn_runs_on_real_images(task, name, root, tmp_path):
     assert record.done, record.traceback
     assert record.data == "real"
     assert record.scores["strict"][name]["dice"].mean > 0.3
+    assert [stage.name for stage in record.stages] == ["source_training", "adabn"]

@@ -44,16 +44,42 @@ def test_auto_finds_the_gpu_and_the_record_says_so(tmp_path):
     assert record.peak_device_bytes > 0
 
 
-def test_the_same_run_twice_is_the_same_bit_for_bit(tmp_path):
+@pytest.fixture
+def cache_in(monkeypatch, tmp_path):
+    """cache_in(name): nothing that another cache holds is found from now on."""
+    return lambda name: monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / name))
+
+
+def test_the_same_run_twice_is_the_same_bit_for_bit(tmp_path, cache_in):
+    """Each with a source model of its own, trained on the GPU."""
+    cache_in("cache-a")
+    one = go(plan(tmp_path / "a", "cuda"))
+    cache_in("cache-b")
+    other = go(plan(tmp_path / "b", "cuda"))
+    assert one.source_sha256 == other.source_sha256
+    assert one.deployed_sha256 == other.deployed_sha256
+    assert one.scores == other.scores
+    assert one.audit == other.audit
+
+
+def test_what_is_scored_is_what_the_stored_weights_predict(tmp_path):
+    """Scored again from the cache, where nothing is made: the same scores."""
     one, other = go(plan(tmp_path / "a", "cuda")), go(plan(tmp_path / "b", "cuda"))
-    assert one["deployed_sha256"] == other["deployed_sha256"]
-    assert one["scores"] == other["scores"]
+    assert (one.scores, one.deployed_sha256) == (other.scores, other.deployed_sha256)
 
 
-def test_resume_is_bit_exact(tmp_path, monkeypatch):
+def test_a_source_model_is_shared_by_all_devices_and_an_adapted_one_is_not(tmp_path):
+    cpu, gpu = plan(tmp_path, "cpu"), plan(tmp_path, "cuda")
+    assert cpu.source.key == gpu.source.key
+    assert cpu.final.key != gpu.final.key
+
+
+def test_resume_is_bit_exact(tmp_path, monkeypatch, cache_in):
     from sfdabench.core import checkpoint
 
+    cache_in("cache-whole")
     whole = go(plan(tmp_path / "whole", "cuda"))
+    cache_in("cache-killed")
     save = checkpoint.CheckpointKeeper.end_of_epoch
 
     def die(self, *arguments, **named):
@@ -62,10 +88,17 @@ def test_resume_is_bit_exact(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", die)
     run = plan(tmp_path / "killed", "cuda")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # in the source training
         go(run)
     monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", save)
-    assert go(run).deployed_sha256 == whole.deployed_sha256
+    go(plan(tmp_path / "killed", "cuda", "source_only"))
+    monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", die)
+    with pytest.raises(KeyboardInterrupt):  # in the adaptation
+        go(run)
+    monkeypatch.setattr(checkpoint.CheckpointKeeper, "end_of_epoch", save)
+    record = go(run)
+    assert record.source_sha256 == whole.source_sha256
+    assert record.deployed_sha256 == whole.deployed_sha256
 
 
 @pytest.mark.parametrize("name", registry.names("networks"))
@@ -115,7 +148,8 @@ def test_out_of_memory_names_the_field_to_lower(tmp_path, monkeypatch):
         torch.empty(2**50, device="cuda")
 
     monkeypatch.setattr(CBMT, "adapt", greedy)
-    record = execute(plan(tmp_path, "cuda"), Progress(quiet=True))
+    never_run = plan(tmp_path, "cuda", settings=["epochs=2", "ema=0.5"])
+    record = execute(never_run, Progress(quiet=True))
     assert record.status == "failed"
     assert "batch_size" in record.reason
 
