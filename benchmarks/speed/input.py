@@ -53,7 +53,7 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
             run.seed,
             clock,
             tuple(run.task.classes.values()),
-            background=run.task.head == "softmax",
+            background=run.task.head.exclusive,
         )
         model = execution.build().train()
         recipe = run.recipe
