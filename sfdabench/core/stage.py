@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import override, plain
+from sfdabench.core.head import HEADS, Head
 from sfdabench.core.method import Method, Paper
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Problem:
     """
 
     classes: Mapping[str, tuple[int, ...]]
-    head: str
+    head: Head
     channels: int
     augmentation: str
     source_loss: str
@@ -67,7 +68,7 @@ class Problem:
     @property
     def outputs(self) -> int:
         """Channels of the logits."""
-        return len(self.classes) + (self.head == "softmax")
+        return self.head.outputs(len(self.classes))
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,11 @@ class Stage:
         """The stage that `plain` described. Raises KeyError or TypeError for other values."""
         start, problem = values["start"], values["problem"]
         classes = {name: tuple(labels) for name, labels in problem["classes"].items()}
+        head = HEADS[problem["head"]]
         return cls(
             **dict(values)
             | {
-                "problem": Problem(**problem | {"classes": classes}),
+                "problem": Problem(**problem | {"classes": classes, "head": head}),
                 "start": None if start is None else cls.read(start),
                 "beside": tuple(cls.read(stage) for stage in values["beside"]),
             }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, RunFailed
+from sfdabench.core.head import HEADS, Head
 from sfdabench.models.part import Part
 from sfdabench.models.segmenter import OnlineSegmenter, Precision, Segmenter
 from sfdabench.models.weights import fill
@@ -53,6 +54,11 @@ class _Composite(Segmenter):
         """The constructor's values other than the model and the part, as JSON types."""
         return {}
 
+    @classmethod
+    def from_options(cls, model: nn.Module, part: nn.Module, options: Mapping[str, Any]) -> Self:
+        """The composite of which `options` said this. Raises TypeError for options of another."""
+        return cls(model, part, **options)
+
     def weights(self) -> dict[str, Tensor]:
         """The network's state under its own names, and that of the part in front of it."""
         own = {f"{self.place}.{name}": value for name, value in self.part.state_dict().items()}
@@ -93,20 +99,23 @@ class Averaged(_Composite):
     Features are those of the images alone: a mean of probabilities has none.
 
     model: the Segmenter whose network it takes. translate: images (B, C, H, W) -> the same shape.
-    head: "sigmoid" or "softmax".
+    head: of the task; it says which probabilities logits stand for.
     """
 
     place = "translate"
 
-    def __init__(self, model: nn.Module, translate: nn.Module, head: str) -> None:
-        if head not in ("sigmoid", "softmax"):
-            raise RunFailed(f"Averaged: no head '{head}'; sigmoid or softmax")
+    def __init__(self, model: nn.Module, translate: nn.Module, head: Head) -> None:
         super().__init__(model, translate)
         self.head = head
 
     def options(self) -> dict[str, Any]:
-        """The head."""
-        return {"head": self.head}
+        """The head, by name."""
+        return {"head": self.head.name}
+
+    @classmethod
+    def from_options(cls, model: nn.Module, part: nn.Module, options: Mapping[str, Any]) -> Self:
+        """The head is one of `HEADS`. Raises KeyError for another name."""
+        return super().from_options(model, part, {**options, "head": HEADS[options["head"]]})
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, K, H, W), float32."""
@@ -119,12 +128,8 @@ class Averaged(_Composite):
         return self._mean(main, other_main), self._mean(auxiliary, other_auxiliary)
 
     def _mean(self, one: Tensor, other: Tensor) -> Tensor:
-        if self.head == "sigmoid":
-            mean = (one.sigmoid() + other.sigmoid()) / 2
-        else:
-            mean = (one.softmax(dim=1) + other.softmax(dim=1)) / 2
-        mean = mean.clamp(LEAST, 1 - LEAST)
-        return mean.logit() if self.head == "sigmoid" else mean.log()
+        mean = (self.head.probabilities(one) + self.head.probabilities(other)) / 2
+        return self.head.logits(mean.clamp(LEAST, 1 - LEAST))
 
 
 COMPOSITES: dict[str, type[_Composite]] = {"Normalised": Normalised, "Averaged": Averaged}
@@ -189,7 +194,7 @@ def rebuild(
         name, part = rest.pop("name"), rest.pop("part")
         composite = COMPOSITES[name]
         entry = _part_class(part["module"], part["class"])
-        model = composite(plain, entry(**part["arguments"]), **rest)
+        model = composite.from_options(plain, entry(**part["arguments"]), rest)
     except (BadInput, RunFailed) as error:
         raise BadInput(f"{origin}: composite: {error}") from error
     except (KeyError, TypeError, ValueError, *BROKEN) as error:

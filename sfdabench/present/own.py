@@ -208,7 +208,7 @@ def _write_masks(
 
 def _write(dataset: Any, case: Case, masks: np.ndarray, task: Task, folder: Path) -> Iterator[Path]:
     """Boolean (K, *space) as one label map of 1..K, or as a file a class, 255 inside."""
-    if task.head == "softmax":
+    if task.head.exclusive:
         label = np.zeros(masks.shape[1:], np.uint8)
         for value, mask in enumerate(masks, 1):
             label[mask] = value
@@ -222,7 +222,6 @@ def _describe(asked: Asked, run: Run, final: Artefact, masks: Sequence[Path]) ->
     """Leave the weights, and last the description of what was done."""
     weights, description = asked.out / "model.safetensors", asked.out / "adapted.json"
     sources.write_model(final, weights)
-    exclusive = run.task.head == "softmax"
     about = {
         "task": run.task_name,
         "method": run.method_name,
@@ -233,7 +232,7 @@ def _describe(asked: Asked, run: Run, final: Artefact, masks: Sequence[Path]) ->
         "sha256": final.card.sha256,
         "images": len(run.target_train.cases),
         "classes": {name: i for i, name in enumerate(run.task.classes, 1)}
-        if exclusive
+        if run.task.head.exclusive
         else dict.fromkeys(run.task.classes, 255),
         "device": run.device,
         "precision": run.precision,

@@ -131,7 +131,7 @@ def _configurable(entry: Any, kind: str, name: str) -> list[str]:
         needs = entry().needs
         lines += [
             *_paper(entry.paper),
-            f"setting: {needs.setting}; heads: {', '.join(needs.heads)}; "
+            f"setting: {needs.setting}; heads: {', '.join(map(str, needs.heads))}; "
             f"changes: {', '.join(sorted(needs.changes)) or 'nothing'}",
         ]
         if needs.network:

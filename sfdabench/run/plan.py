@@ -20,6 +20,7 @@ from sfdabench.core.dataset import Case
 from sfdabench.core.errors import AbsentData, BadInput, Incompatible
 from sfdabench.core.fields import override, pairs, plain
 from sfdabench.core.files import sha256_file
+from sfdabench.core.head import Head
 from sfdabench.core.method import Method
 from sfdabench.core.near import unknown
 from sfdabench.core.needs import Needs
@@ -386,12 +387,12 @@ def choose_recipe(
     return recipe, network, differing | {n: plain(network)[n] for n in rest}
 
 
-def check_fit(chain: Chain, task: str, head: str, network: str, built: Network) -> None:
+def check_fit(chain: Chain, task: str, head: Head, network: str, built: Network) -> None:
     """Raises Incompatible where a method is not defined for the task's head or its network."""
     for name, method in chain:
         if head not in method.needs.heads:
             raise Incompatible(
-                f"method {name} is defined for {' and '.join(method.needs.heads)} heads, "
+                f"method {name} is defined for {' and '.join(map(str, method.needs.heads))} heads, "
                 f"task {task} has a {head} head"
             )
         lacking = method.needs.network - built.features

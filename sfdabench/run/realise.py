@@ -288,7 +288,7 @@ class _Making:
             seed=self.stage.seed,
             clock=clock,
             classes=tuple(problem.classes.values()),
-            background=problem.head == "softmax",
+            background=problem.head.exclusive,
         )
 
     def _returned(self, model: nn.Module) -> Segmenter:
