@@ -27,17 +27,20 @@ PROTOCOL = "strict"
 
 
 def comparisons(results: Path) -> tuple[list[runs.Comparison], list[str]]:
-    """One a task that has finished runs, and a line on each task and record left out."""
+    """One a task with finished runs and their unadapted scores; a line on what is left out."""
     found, problems = [], []
     for task in registry.names("tasks"):
         if not (results / task).is_dir():
             continue
         try:
-            found.append(runs.compare(results, task, protocol=PROTOCOL).only([]))
+            compared = runs.compare(results, task, protocol=PROTOCOL).only([])
+            for run in (run for variant in compared.variants for run in variant.runs):
+                compared.unadapted(run)
         except BadInput as error:
             problems.append(str(error))
         else:
-            problems += found[-1].problems
+            found.append(compared)
+            problems += compared.problems
     return found, list(dict.fromkeys(problems))
 
 

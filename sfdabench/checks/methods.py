@@ -38,6 +38,7 @@ from sfdabench.core.method import Method
 from sfdabench.models.weights import sha256
 
 MOST_CODE_LINES = 120
+FEW = 2  # values of a field to try beside another field's: one that does nothing takes them all
 WORDS = CLASS_NAMES[: Toy.classes]  # what a field of type str may name on the toy
 
 
@@ -202,9 +203,8 @@ def _without_effect(method: Method, name: str, hint: Any) -> Iterator[str]:
         yield f"no other value is known for a field of type {hint}"
     for group in groups:
         alone = any(_differ(method, name, *pair) for pair in group)
-        # two pairs only beside each companion: a field that does nothing would take minutes
         if not alone and not any(
-            _differ(m, name, *pair) for m in _companions(method, name) for pair in group[:2]
+            _differ(m, name, *pair) for m in _companions(method, name) for pair in group[:FEW]
         ):
             values = ", ".join(repr(value) for value in dict.fromkeys(itertools.chain(*group)))
             yield f"no two of these values give other weights or another prediction: {values}"
@@ -218,10 +218,10 @@ def _companions(method: Method, name: str) -> Iterator[Method]:
         return not {*name.split("_")} & {*other.split("_")}, not choices(hints[other])
 
     for other in sorted(hints.keys() - {name}, key=lambda other: (unlikely(other), other)):
-        pairs = itertools.chain(*contrasts(method, other, hints[other], WORDS))
-        for value in dict.fromkeys(itertools.chain(*pairs)):
-            if value != getattr(method, other):
-                yield dataclasses.replace(method, **{other: value})
+        for group in contrasts(method, other, hints[other], WORDS):
+            for value in dict.fromkeys(itertools.chain(*group[:FEW])):
+                if value != getattr(method, other):
+                    yield dataclasses.replace(method, **{other: value})
 
 
 def _differ(method: Method, name: str, *values: Any) -> bool:
@@ -320,7 +320,7 @@ def check_is_blind_to_target_labels(method: Method) -> Iterator[str]:
 def check_takes_one_image_and_a_short_last_batch(method: Method) -> Iterator[str]:
     """Targets of 1, and of one more than a batch."""
     if "batch_size" in field_hints(method):
-        method = dataclasses.replace(method, batch_size=4)
+        method = dataclasses.replace(method, **{"batch_size": 4})
     for count in (1, 5):
         yield from gather(_fits(method, _toy(method, count=count)), f"{count} images")
 

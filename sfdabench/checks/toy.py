@@ -151,7 +151,7 @@ class ToyKeeper(CheckpointKeeper):
     ) -> int:
         """Restore as ever; the loop's objects are known from here on, before its first step."""
         self.given += [deploy, *state.values()]
-        return super().restore(stage, deploy, state, curves)  # type: ignore[arg-type]
+        return super().restore(stage, deploy, state, curves)
 
     def end_of_epoch(self, *arguments: Any, **named: Any) -> None:
         """Save as ever, then die where asked to."""
@@ -219,7 +219,7 @@ def attempt(
                 gradients[name] = max(gradients[name], *largest, 0.0)
 
     def sever(losses: Mapping[str, Tensor]) -> None:
-        if cut in losses and losses[cut].requires_grad:
+        if cut is not None and cut in losses and losses[cut].requires_grad:
             losses[cut].register_hook(torch.zeros_like)
 
     keeper = ToyKeeper(

@@ -143,7 +143,7 @@ def canonical(kind: str, name: str) -> str:
     own, fields = resolve(kind, name)
     if fields:
         values = ", ".join(f"{field}={value!r}" for field, value in fields.items())
-        raise BadInput(f"'{name}' is another name for {own} with {values}: write that here")
+        raise BadInput(f"'{name}' is another name for {own} with {values}: name {own}")
     return own
 
 

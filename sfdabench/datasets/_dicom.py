@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def write(
-    path: Path, plane: np.ndarray, k: int, affine: np.ndarray, header: Mapping[str, str]
+    path: Path, plane: np.ndarray, k: int, affine: np.ndarray, header: dict[str, str]
 ) -> None:
     """Save plane (rows, columns) number `k` of a volume (X, Y, Z), its folder included.
 
@@ -151,7 +151,15 @@ def write(
     image.SetSpacing(steps.tolist())
     image.SetDirection((affine[:3, :3] / steps).ravel().tolist())
     image.SetOrigin((affine @ (0, 0, k, 1))[:3].tolist())
-    for tag, value in header.items():
+    # What the library adds by itself, once the process has read a DICOM file: slice spacing and a
+    # rescaling that changes no value. Given in any case, so that the bytes do not depend on that.
+    added = {
+        "0018|0088": f"{steps[2]:.15g}",
+        "0028|1052": "0",
+        "0028|1053": "1",
+        "0028|1054": "US",
+    }
+    for tag, value in (header | added).items():
         image.SetMetaData(tag, value)
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = ImageFileWriter()

@@ -65,8 +65,9 @@ class CBMT(Method):
         teacher.train()
         optimiser = torch.optim.Adam(student.parameters(), self.learning_rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, self.lr_decay)
-        loop: dict[str, Any] = {"student": student, "optimiser": optimiser, "schedule": schedule}
-        for _ in context.epochs(self.epochs, deploy=teacher, bank=bank, **loop):
+        loop: dict[str, Any]
+        loop = {"student": student, "optimiser": optimiser, "schedule": schedule, "bank": bank}
+        for _ in context.epochs(self.epochs, deploy=teacher, **loop):
             background_weight = self.background_weight(bank)
             context.track(weight=background_weight)
             for batch in context.target.batches(

@@ -37,17 +37,16 @@ def read(path: Path) -> Rows:
     file where it is missing, of other columns, or holds another number of scores than the record's
     means are over.
     """
-    record, beside = records.read(path), path.with_suffix(".csv")
+    record, where = records.read(path), path.with_suffix(".csv")
     packed = packed_file(path.parent.parent.parent)
-    where = packed if packed.exists() and not beside.exists() else beside
     try:
-        if where is packed:
-            state = packed.stat()
+        if packed.exists() and not where.exists():
+            where, state = packed, packed.stat()
             by_record = _unpacked(packed, state.st_mtime_ns, state.st_size)
             found = by_record.get(record.key[:DIGITS], [])
         else:
-            found = [row for _, row in rows.read(beside, COLUMNS)]
-    except BadInput as error:
+            found = [row for _, row in rows.read(where, COLUMNS)]
+    except (BadInput, OSError) as error:
         raise BadInput(f"{error}; put the file back, or run again with --force") from error
     if _counted(found) != _stated(record):
         raise BadInput(f"{where}: cut short, or not of the record {path}; run again with --force")
@@ -55,7 +54,7 @@ def read(path: Path) -> Rows:
 
 
 def packed_file(out: Path) -> Path:
-    """The file that may hold the rows of all records in folder `out`."""
+    """Name the file that may hold the rows of all records in folder `out`."""
     return out / PACKED
 
 

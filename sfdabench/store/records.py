@@ -252,7 +252,7 @@ class Record(_Part):
     @property
     def why(self) -> str:
         """The reason of a failed run, in one line."""
-        return _line(self.reason or "")
+        return _line(self.reason or "", len(self.reason or ""))
 
     @model_validator(mode="after")
     def _of_its_methods(self) -> Self:
@@ -366,11 +366,11 @@ def _parsed(path: Path, content: bytes) -> Record:
         ) from error
 
 
-def _line(text: str) -> str:
+def _line(text: str, longest: int = LONGEST) -> str:
     """One line that a terminal can show, whatever stands in the file."""
-    printable = "".join(c if c.isprintable() else " " for c in text[: 2 * LONGEST])
+    printable = "".join(c if c.isprintable() else " " for c in text[: 2 * longest])
     line = " ".join(printable.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def read_all(out: Path) -> tuple[list[Stored], list[str]]:

@@ -145,7 +145,7 @@ def test_a_record_of_other_files_is_refused(tmp_path):
     data = bytearray(other.with_suffix(".safetensors").read_bytes())
     data[-1] ^= 1
     other.with_suffix(".safetensors").write_bytes(data)
-    with pytest.raises(BadInput, match=r"other\.safetensors: not the weights that other\.json names"):
+    with pytest.raises(BadInput, match=r"other\.safetensors: not the weights that other\.json"):
         export(other, tmp_path / "masks", None, "cpu", QUIET)
     run.record_path.with_suffix(".safetensors").unlink()
     with pytest.raises(BadInput, match="weights of this record"):

@@ -1,7 +1,6 @@
 """docs/write_methods.py: the pages of methods, on records written by hand."""
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 
@@ -21,28 +20,24 @@ def pages(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def put(tmp_path):
-    """put(task, method, seed, Dice of both classes, **changed keys): a record of two epochs."""
+def put(tmp_path, make_record):
+    """put(task, method, seed, Dice of both classes, **changed keys): a record of two epochs.
+
+    The source model has a Dice of 0.5.
+    """
 
     def write(task, method, seed=0, dice=0.8, **keys):
         scores, before = (
-            {"strict": {name: {"dice": {"mean": value}} for name in ("cup", "disc")}}
-            for value in (dice, 0.5)
+            make_record.means(["strict"], ["cup", "disc"], dice=value) for value in (dice, 0.5)
         )
-        record = {
-            **{"schema": 1, "status": "done", "task": task, "method": method, "seed": seed},
-            **{"setting": "SFDA", "fields": {method: {}}, "overrides": {method: {}}},
-            **{"profile": "phantom", "data": "phantom", "recipe": {}, "cases": {"test": 3}},
-            **{"source_sha256": "s", "manifest_sha256": "m", "deployed_sha256": "d"},
-            **{"device": "cpu", "precision": "float32", "scores": scores},
-            "source_only": {"scores": before},
-            "audit": {"dice_by_epoch": {"strict": [0.75, dice]}, "gap": {"strict": 0.0}},
-            **keys,
-        }
-        folder = tmp_path / "results" / task / method
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{len(list(folder.iterdir()))}.json"
-        path.write_text(json.dumps(record), encoding="utf-8")
+        plain = {"task": task, "scores": scores, "audit": make_record.audit([0.75, dice], scores)}
+        if keys.get("status") == "failed":
+            plain = {"task": task}
+        record = make_record(method, seed, **plain | keys)
+        if record.unadapted:
+            record = make_record.keep_source(tmp_path / "results", record, before)
+        count = len(list((tmp_path / "results" / task / method).glob("?.json")))
+        make_record.keep(tmp_path / "results", record, name=str(count))
 
     return write
 
@@ -53,8 +48,8 @@ def test_every_page_is_written_though_a_task_has_failed_runs_only(
     put("refuge2rimone", "cbmt", dice=0.8)
     put("refuge2rimone", "cbmt", seed=1, dice=0.9)
     put("refuge2rimone", "cbmt", overrides={"cbmt": {"ema": 0.9, "alpha": 0.5}})
-    put("refuge2rimone", "adabn", status="failed", reason="diverged", scores={})
-    put("hgg2lgg", "cbmt", status="failed", reason="out of memory", scores={})
+    put("refuge2rimone", "adabn", status="failed", reason="diverged")
+    put("hgg2lgg", "cbmt", status="failed", reason="out of memory")
     monkeypatch.setattr(sys, "argv", ["write_methods", "--results", str(tmp_path / "results")])
     pages.main()
     said = capsys.readouterr().err

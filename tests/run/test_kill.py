@@ -13,17 +13,17 @@ import pytest
 PLUGINS = Path(__file__).parent.parent / "plugins"
 
 
-def command(out, *more):
+def command(out, *more, method="cbmt"):
     return [
-        *(sys.executable, "-m", "sfdabench", "run", "--method", "cbmt", "--task", "tiny"),
+        *(sys.executable, "-m", "sfdabench", "run", "--method", method, "--task", "tiny"),
         *("--plugins", str(PLUGINS), "--out", str(out), "--device", "cpu", "--json", *more),
     ]
 
 
-def start(out, cache, *more):
+def start(out, cache, *more, **named):
     environment = os.environ | {"SFDABENCH_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command(out, *more),
+        command(out, *more, **named),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -85,3 +85,25 @@ def test_two_processes_given_the_same_run(tmp_path, undisturbed):
     made = {path.parent.name for path in (tmp_path / "out").rglob("*.json")}
     assert made == {"source_only", "cbmt"}
     assert len(list((tmp_path / "out").rglob("*.json"))) == 2
+
+
+CHAIN = ("--set", "tiny_guided.epochs=6", "--set", "tiny_side.epochs=6", "--source-set", "epochs=4")
+
+
+def test_a_chain_beside_a_source_side_stage_killed_in_each_of_its_stages(tmp_path):
+    """Every stage goes on where it was killed, and what was finished is not made again."""
+    named = {"method": "adabn+tiny_guided"}
+    whole, _ = finish(start(tmp_path / "one" / "out", tmp_path / "one" / "cache", *CHAIN, **named))
+    out, cache = tmp_path / "two" / "out", tmp_path / "two" / "cache"
+
+    def saved(name):
+        return lambda: any(cache.glob(f"stages/{name}-*.work/stage-0.safetensors"))
+
+    for name in ("source_training", "tiny_side", "tiny_guided"):
+        kill_when(start(out, cache, *CHAIN, **named), saved(name))
+        assert saved(name)(), f"{name} was finished before it could be killed"
+    result, _ = finish(start(out, cache, *CHAIN, **named))
+    assert result["deployed_sha256"] == whole["deployed_sha256"]
+    assert result["scores"] == whole["scores"]
+    assert not list(cache.glob("stages/*.work"))
+    assert not list(out.glob("tiny/*/*.work"))

@@ -104,6 +104,20 @@ class TestImport:
             bring(other, cache)
         assert sources.every(cache) == []
 
+    def test_killed_before_its_card_it_is_imported_anew(self, file, cache, monkeypatch):
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(artefacts, "write_card", killed)
+            with pytest.raises(KeyboardInterrupt):
+                bring(file, cache)
+        assert sources.every(cache) == []
+        (work,) = (path for path in artefacts.root(cache).iterdir() if path.is_dir())
+        artefact = bring(file, cache)
+        assert artefact.folder == work
+        artefacts.check(artefact)
+
     def test_a_pickle_that_runs_code_is_refused(self, tmp_path, cache):
         class Evil:
             def __reduce__(self):
