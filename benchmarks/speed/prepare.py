@@ -23,6 +23,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (155, 240, 240)
+LEAST = 10  # patients below which a split of a grade has none
 
 
 def draw(root: Path, count: int) -> None:
@@ -98,7 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = arguments.root or Path(folder) / "brats"
         if not root.exists():
-            draw(root, max(arguments.counts))
+            draw(root, max(LEAST, *arguments.counts))
         rows = []
         for count in arguments.counts:
             command = [sys.executable, __file__, "--root", str(root), "--measure", str(count)]
