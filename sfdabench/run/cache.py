@@ -29,7 +29,7 @@ class Entry:
 
     kind: a key of FOLDERS, "imported" (a source model of the user's) or "unfinished" (work of a
     process that was stopped, which the same command would go on with). paths: its files and
-    folders. used: seconds since 1970 of its last change.
+    folders. used: when it was last changed, in seconds since 1970.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cleared:
-    """What `clear` removed, and a line on each entry that it could not."""
+    """What `clear` removed, and a line on each entry that it had to keep."""
 
     count: int
     bytes: int
@@ -49,7 +49,7 @@ class Cleared:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Everything in the cache, by kind and name."""
+    """Return everything in the cache, by kind and name."""
     imported = {a.folder for a in artefacts.every(root) if a.stage.kind == "imported"}
     grouped: dict[tuple[str, str], list[Path]] = {}
     for kind, folders in FOLDERS.items():
@@ -96,11 +96,11 @@ def clear(
     *,
     dry_run: bool = False,
 ) -> Cleared:
-    """Remove the named entries, those of the kinds, or all; of these only what was unused so long.
+    """Remove the named entries, those of some kinds, or all.
 
-    older_than: days. Imported source models go only where they or their kind are named: they
-    cannot be made again. What a process holds stays, and is said. Raises BadInput for an unknown
-    name.
+    older_than: keep what was changed within so many days. dry_run: only count.
+    Imported source models go only where they or their kind are named: they cannot be made again.
+    What a process holds stays, with a line on it. Raises BadInput for an unknown name.
     """
     every = entries(root)
     known = {entry.name for entry in every}

@@ -1,4 +1,4 @@
-"""Flags -> a run that is fully determined: its stages, what they may see, and the record's key.
+"""From flags to a plan of a run: its stages, what they may see, and the key of its record.
 
 Nothing here needs torch, so that a run whose record exists is answered at once.
 """
@@ -43,7 +43,7 @@ MADE_BY = ("core", "models", "primitives")  # shared code that moves the numbers
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the stages of one seed, and the test split that their result is scored on.
+    """A run that is fully determined: its stages, and the test split that the last is scored on.
 
     target_train: what the methods learn from; unlabelled_train: what one without labels would.
     given_source: a source model that is there already, where the source data need not be; the
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def online(self) -> bool:
-        """Whether it learns while it predicts, so that its weights cannot repeat what is scored."""
+        """Whether the method learns while it predicts; its weights then repeat no prediction."""
         return self.chain[-1][1].needs.online
 
     @property
@@ -92,13 +92,13 @@ class Run:
 
     @cached_property
     def protocols(self) -> dict[str, Protocol]:
-        """The protocols as they are where this data set is the target, by name."""
+        """The protocols by name, with their exceptions for the target data set."""
         target = self.task.target.dataset
         return {n: registry.load("protocols", n).on(target) for n in self.protocol_names}
 
     @property
     def problem(self) -> Problem:
-        """What the stages are told of the task."""
+        """What the stages know of the task."""
         return Problem(
             classes=self.task.classes,
             head=self.task.head,
@@ -140,7 +140,7 @@ class Run:
 
     @cached_property
     def links(self) -> tuple[Stage, ...]:
-        """The stage of each method of the chain that changes anything, each from the one before."""
+        """The stage of each method that changes anything; it starts from the one before it."""
         links: list[Stage] = []
         for name, method in self.chain:
             if method.needs.changes:
@@ -223,7 +223,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Hash of all inputs: the name of the record."""
+        """The hash of all inputs, which names the record."""
         return digest(
             {
                 "schema": records.SCHEMA,
@@ -268,7 +268,7 @@ def choose_device(flag: str) -> str:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What --method and --set stand for.
+    """The methods, stages and overrides that --method and --set ask for.
 
     overrides: method or source-side stage -> the fields that differ from the profile's defaults.
     """
@@ -279,7 +279,7 @@ class Chosen:
 
 
 def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
-    """'a+b' and --set texts -> the chain, the source-side stages it asks for, and the overrides.
+    """Turn 'a+b' and --set texts into a chain, its source-side stages, and the overrides.
 
     Defaults are those of the profile. A field that several of them have, and any field of a
     source-side stage, is named `owner.field`. Another name for a method, such as tent_online, adds
@@ -351,7 +351,7 @@ def _configured(
 def choose_recipe(
     task: Task, profile: str, settings: Sequence[str]
 ) -> tuple[Recipe, Network, dict[str, Any]]:
-    """Profile and --source-set texts -> the recipe, its network, and what differs from the profile.
+    """Return the recipe, its network, and what --source-set changed of the profile.
 
     A name that is no field of the recipe is taken for a field of the network.
     """
@@ -388,7 +388,7 @@ def choose_recipe(
 
 
 def check_fit(chain: Chain, task: str, head: Head, network: str, built: Network) -> None:
-    """Raises Incompatible where a method is not defined for the task's head or its network."""
+    """Raise Incompatible where a method is not defined for the task's head or its network."""
     for name, method in chain:
         if head not in method.needs.heads:
             raise Incompatible(
@@ -404,7 +404,7 @@ def check_fit(chain: Chain, task: str, head: Head, network: str, built: Network)
 
 
 def check_order(chain: Chain, protocols: Sequence[str]) -> None:
-    """Raises Incompatible where something else would predict with a model that learns meanwhile."""
+    """Raise Incompatible where a model that learns while it predicts would be used again."""
     for name, method in chain[:-1]:
         if method.needs.online:
             raise Incompatible(f"{name} learns while it predicts; nothing follows it in a chain")
@@ -417,7 +417,7 @@ def check_order(chain: Chain, protocols: Sequence[str]) -> None:
 
 
 def asks_for_source(needs: Needs) -> bool:
-    """Whether a method needs source images, labels or what only they can give."""
+    """Whether a method needs source images or labels, or something computed from them."""
     return needs.source_data or needs.class_ratio or needs.source_stage is not None
 
 
@@ -436,7 +436,7 @@ class Data:
     def split(
         self, task: Task, domain: Domain, pattern: str, role: str, size: int, *, labelled: bool
     ) -> Split:
-        """The split of a domain in a role. Raises DataFault as `find_split` does."""
+        """Return a domain's split for a role. Raises DataFault as `find_split` does."""
         name = domain.dataset
         where = self._phantom(name) if self.root is None else self.root
         scans = self._scans.setdefault((name, where), {})
@@ -556,7 +556,7 @@ def _with_source(run: Run, files: Data, needs: Sequence[Needs]) -> Run:
         if asking:
             raise AbsentData(
                 f"{error}\n{' and '.join(asking)} needs the source data; a source model alone is "
-                f"enough for methods of setting SFDA: {', '.join(_source_free())}"
+                f"enough for {', '.join(_source_free())}"
             ) from error
         alike = sources.alike(run.cache, run)
         if len(alike) == 1:

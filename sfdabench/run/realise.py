@@ -1,4 +1,4 @@
-"""A stage and what it is granted -> its artefact: found by its key, or made once and kept.
+"""Realise a stage: find its artefact by its key, or make it once and keep it.
 
 A stage is made from its value and from granted paths alone, never from the objects of a run, so
 that another process can make it.
@@ -58,13 +58,13 @@ class Granted:
     labels: Path | None = None
 
     def open(self) -> Prepared:
-        """Its arrays. Raises BadInput where they are not what their index says."""
+        """Open its arrays. Raises BadInput where they are not what their index says."""
         return Prepared.open(self.images, self.labels)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The images on which the model of each epoch predicts, for the scores of all epochs.
+    """The test images that the model of each audited epoch predicts.
 
     The masks are sealed on disk and scored when adaptation is over; they never reach a method.
     """
@@ -97,7 +97,10 @@ class Grants:
 
 
 def initial_network(stage: Stage, backbone: Path | None) -> nn.Module:
-    """The network before any training; BadInput for backbone weights that do not fit it."""
+    """Build the network of a stage as it is before any training, seeded.
+
+    backbone: file of pretrained weights. Raises BadInput where they do not fit it.
+    """
     seed_all(stage.seed)
     entry = network_of(stage)
     network = entry.build(channels=stage.problem.channels, outputs=stage.problem.outputs)
@@ -107,13 +110,13 @@ def initial_network(stage: Stage, backbone: Path | None) -> nn.Module:
 
 
 def network_of(stage: Stage) -> Network:
-    """The entry that builds a stage's segmenter."""
+    """Return the entry that builds the network of a stage, with its field values."""
     entry = registry.load("networks", stage.network)
     return override(entry(), stage.network_fields, owner=f"network {stage.network}")
 
 
 def model_of(artefact: Artefact, device: str, precision: Precision) -> Segmenter:
-    """The stored model in eval mode: a fresh network, filled from the stored weights.
+    """Return the stored model in eval mode: a fresh network, filled from the stored weights.
 
     Raises BadInput where they are damaged or of another network.
     """
@@ -126,7 +129,7 @@ def model_of(artefact: Artefact, device: str, precision: Precision) -> Segmenter
 def find(
     cache: Path, stage: Stage, protocols: Collection[str], say: Callable[[str], None]
 ) -> Artefact | None:
-    """The artefact of a stage where it is whole and was audited by all these protocols."""
+    """Return the artefact of a stage if it is whole and was audited by all these protocols."""
     folder = artefacts.place(cache, stage)
     if not folder.exists():
         return None

@@ -1,6 +1,6 @@
-"""Source models that are there already: imported by the user, or trained earlier.
+"""Source models in the cache: imported by the user, or trained by an earlier run.
 
-Nothing here needs torch but what reads or writes weights.
+Only what reads or writes weights needs torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
 def every(cache: Path) -> list[Artefact]:
-    """Imported and trained source models, by name."""
+    """Return all source models in the cache, imported and trained."""
     return [a for a in artefacts.every(cache) if is_source(a.stage)]
 
 
@@ -43,12 +43,12 @@ def is_source(stage: Stage) -> bool:
 
 
 def name_of(stage: Stage) -> str:
-    """What --source calls it: the name of an imported model, the start of a trained one's key."""
+    """What --source calls it: an imported model's name, or the first digits of a key."""
     return stage.name if stage.kind == "imported" else stage.key[:12]
 
 
 def find_artefact(cache: Path, name: str) -> Artefact:
-    """The source model of that name, or whose key begins so.
+    """Return the source model of that name, or whose key begins with it.
 
     Raises BadInput where there is none, or several.
     """
@@ -70,12 +70,12 @@ def find_artefact(cache: Path, name: str) -> Artefact:
 
 
 def find(cache: Path, name: str) -> Stage:
-    """The stage of `find_artefact`."""
+    """Return the stage of the source model that `find_artefact` finds."""
     return find_artefact(cache, name).stage
 
 
 def row(artefact: Artefact) -> dict[str, Any]:
-    """A line of `source list`."""
+    """Return what a line of `source list` says of a source model."""
     stage, card = artefact.stage, artefact.card
     trained = stage.kind != "imported"
     dice = card.notes.get("validation_dice")
@@ -99,7 +99,7 @@ def size_of(stage: Stage) -> int | None:
 
 
 def settings_of(stage: Stage, given: Sequence[str]) -> list[str]:
-    """The --source-set texts that bring a recipe to a source model: its size and its network.
+    """Return the size and the network of a source model as --source-set texts.
 
     Raises BadInput where the user gave others: what was trained cannot be chosen again.
     """
@@ -115,7 +115,7 @@ def settings_of(stage: Stage, given: Sequence[str]) -> list[str]:
 
 
 def check_fits(stage: Stage, problem: Problem, task: str) -> None:
-    """Raises BadInput where a source model is of other classes, channels or another head."""
+    """Raise BadInput where a source model has other classes or channels, or another head."""
     mine, wanted = stage.problem, problem
     for what, have, want in (
         ("classes", plain(mine.classes), plain(wanted.classes)),
@@ -129,7 +129,10 @@ def check_fits(stage: Stage, problem: Problem, task: str) -> None:
 
 
 def alike(cache: Path, run: Run) -> list[Stage]:
-    """The trained source models that a run would train, if the files of its source were theirs."""
+    """Return the trained source models that a run could have trained itself.
+
+    All is the same but the content of the source files, which nobody can compare.
+    """
     wanted, task = run.source, run.task
     roles = {"source": "source", "validation": "source test"}
     how = {
@@ -155,7 +158,7 @@ def _describe(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a user's file, out of the wrappings that are common.
+    """Read a state dict from a user's file, out of the usual wrappings.
 
     A checkpoint that holds the state dict under "state_dict", "model_state_dict" or "model" is
     opened, and the prefix "module." of parallel training is taken off. Raises BadInput for files
@@ -179,7 +182,7 @@ def import_file(
     settings: Sequence[str] = (),
     name: str | None = None,
 ) -> Artefact:
-    """Bring a source model of the user's own into the cache.
+    """Copy a source model of the user's own into the cache.
 
     network: entry of the registry; None takes what the file says of itself (`export` writes it),
     else the profile's. settings: size and fields of the network, as --source-set.
@@ -227,7 +230,8 @@ def import_file(
             if other.card.key == stage.key:
                 return other
             raise BadInput(
-                f"--name {called}: another model is imported under this name; choose another"
+                f"--name {called}: another model is imported under this name; import {file} with "
+                "`sfdabench source import --name` and a name of its own"
             )
     return put(cache, stage, state, task=registry.canonical("tasks", task), size=recipe.size)
 
@@ -247,7 +251,7 @@ def _said_of_itself(file: Path, given: set[str]) -> list[str]:
 
 
 def setting(name: str, value: Any) -> str:
-    """A field and its value as --source-set takes them."""
+    """Return a field and its value as --source-set takes them."""
     return f"{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
