@@ -60,7 +60,7 @@ def test_through_json_and_back():
     again = Stage.read(json.loads(json.dumps(whole.plain())))
     assert again.key == whole.key
     assert again.start.key == SOURCE.key
-    assert again.problem.classes == PROBLEM.classes
+    assert again.problem == PROBLEM
 
 
 def test_order_has_each_stage_once_after_what_it_is_made_from():
