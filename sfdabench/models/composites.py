@@ -132,6 +132,7 @@ class Averaged(_Composite):
         return self.head.logits(mean.clamp(LEAST, 1 - LEAST))
 
 
+ALONE = "Part"  # what a description calls a part that stands in front of no network
 COMPOSITES: dict[str, type[_Composite]] = {"Normalised": Normalised, "Averaged": Averaged}
 
 
@@ -139,11 +140,13 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
     """What `rebuild` needs to know of a deployed model besides its weights, as JSON types.
 
     None for a plain segmenter, and for one that learns while it predicts: it is kept as the plain
-    segmenter that it has become. Raises RunFailed for a model that weights and this description
-    cannot bring back: of another type, with a part in front that is no Part in a file of ours or
+    segmenter that it has become. A Part alone, such as a source-side stage returns, is described as
+    it is. Raises RunFailed for a model that weights and this description cannot bring back: of
+    another type, with a part in front that is no Part in a file of ours or
     of an entry, with a hook, or with a method replaced on an instance.
     """
-    if type(model) not in (Segmenter, OnlineSegmenter, *COMPOSITES.values()):
+    plain = (Segmenter, OnlineSegmenter, *COMPOSITES.values())
+    if type(model) not in plain and not isinstance(model, Part):
         raise RunFailed(
             f"the deployed model is of type {type(model).__name__}: return context.model(), or a "
             f"composite of sfdabench.models ({', '.join(COMPOSITES)})"
@@ -157,10 +160,16 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
                 raise RunFailed(
                     f"{where} has its method {attribute} replaced, which no weights can bring back"
                 )
+    if isinstance(model, Part):
+        return {"name": ALONE, "part": _named(model)}
     if not isinstance(model, _Composite):
         return None
-    part = model.part
-    kind, place = type(part), f"the part in front of the network, {type(part).__qualname__}"
+    return {"name": type(model).__name__, "part": _named(model.part), **model.options()}
+
+
+def _named(part: nn.Module) -> dict[str, Any]:
+    """Where the class of a part is, and the values of its constructor."""
+    kind, place = type(part), f"the part {type(part).__qualname__}"
     if not isinstance(part, Part):
         raise RunFailed(f"{place}, is no sfdabench.models.part.Part: it cannot be built anew")
     try:
@@ -169,8 +178,7 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
         raise RunFailed(f"{place}, cannot be built anew: {error}") from error
     if known is not kind:
         raise RunFailed(f"{place}, is another class than that of {kind.__module__} now")
-    named = {"module": kind.__module__, "class": kind.__qualname__, "arguments": part.arguments}
-    return {"name": type(model).__name__, "part": named, **model.options()}
+    return {"module": kind.__module__, "class": kind.__qualname__, "arguments": part.arguments}
 
 
 def rebuild(
@@ -206,6 +214,22 @@ def rebuild(
     own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
     fill(model.part, own, origin)
     return model.to(device).eval()
+
+
+def rebuild_part(
+    description: Mapping[str, Any], state: Mapping[str, Tensor], origin: Path | str
+) -> Part:
+    """The part that `describe` described by itself, in eval mode. Raises BadInput as `rebuild`."""
+    try:
+        part = description["part"]
+        module = _part_class(part["module"], part["class"])(**part["arguments"])
+    except BadInput as error:
+        raise BadInput(f"{origin}: {error}") from error
+    except (KeyError, TypeError, ValueError, *BROKEN) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadInput(f"{origin}: not the description of a part ({reason})") from error
+    fill(module, state, origin)
+    return module.eval()
 
 
 def _part_class(module: str, name: str) -> type[Part]:

@@ -5,6 +5,8 @@ Only reading weights needs torch.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +150,12 @@ def check(artefact: Artefact) -> None:
         path = artefact.folder / name
         if not path.is_file() or sha256_file(path) != expected:
             raise BadInput(f"{path}: does not have its recorded hash")
+
+
+def touch(artefact: Artefact) -> None:
+    """Note that the artefact is in use, for `cache clear --older-than`."""
+    with contextlib.suppress(OSError):  # the cache may be somebody else's, to be read only
+        os.utime(artefact.folder)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -85,6 +85,7 @@ def _size(path: Path) -> int:
 
 
 def _used(path: Path) -> float:
+    """When it was made or, of a stage, last found."""
     return path.stat().st_mtime
 
 
@@ -103,13 +104,10 @@ def clear(
     What a process holds stays, with a line on it. Raises BadInput for an unknown name.
     """
     every = entries(root)
-    known = {entry.name for entry in every}
-    for name in names:
-        if name not in known:
-            raise BadInput(unknown("entry of the cache", name, known))
+    chosen = {entry.name for name in names for entry in _called(name, every)}
     count, freed, kept = 0, 0, []
     for entry in every:
-        wanted = entry.name in names if names else entry.kind != "imported"
+        wanted = entry.name in chosen if names else entry.kind != "imported"
         if kinds:
             wanted = (wanted if names else True) and entry.kind in kinds
         if older_than is not None and time.time() - entry.used < older_than * DAY:
@@ -125,6 +123,15 @@ def clear(
             for path in entry.paths:
                 _remove(path)
     return Cleared(count, freed, tuple(kept))
+
+
+def _called(name: str, every: Sequence[Entry]) -> list[Entry]:
+    """The entries of that name, or of that source model or method. Raises BadInput for none."""
+    called = [entry for entry in every if entry.name == name]
+    called = called or [entry for entry in every if entry.name.rpartition("-")[0] == name]
+    if not called:
+        raise BadInput(unknown("entry of the cache", name, {entry.name for entry in every}))
+    return called
 
 
 def _locked_by(path: Path) -> Path:

@@ -49,6 +49,8 @@ class Run:
     given_source: a source model that is there already, where the source data need not be; the
         splits of the source are then empty if the data are not there.
     source_stages: name -> the source-side stages that methods of the chain ask for.
+    source_files: images and labels of the source that are there although the run does not need
+        them, so that they can be closed to its methods.
     """
 
     task_name: str
@@ -73,6 +75,7 @@ class Run:
     cache: Path
     given_source: Stage | None = None
     source_stages: Mapping[str, SourceStage] = dataclasses.field(default_factory=dict)
+    source_files: tuple[Path, ...] = ()
 
     @property
     def method_name(self) -> str:
@@ -111,6 +114,9 @@ class Run:
     def recipe_inputs(self) -> dict[str, Any]:
         """The recipe as JSON types, a file of weights by its content."""
         recipe = plain(self.recipe)
+        if self.given_source is not None and self.given_source.kind == "imported":
+            kept = {name: recipe[name] for name in ("size", "network", "network_fields")}
+            return kept | {"imported": self.given_source.fields["sha256"]}
         if self.recipe.backbone_weights is not None:
             recipe["backbone_weights"] = sha256_file(self.recipe.backbone_weights)
         return recipe
@@ -121,8 +127,8 @@ class Run:
         if self.given_source is not None:
             return self.given_source
         sees: dict[str, Any] = {
-            "source": [split.inputs for split in self.source_train],
-            "validation": [split.inputs for split in self.source_test],
+            "source": self._seen(self.source_train),
+            "validation": self._seen(self.source_test),
         }
         if self.recipe.backbone_weights is not None:
             sees["backbone"] = self.recipe_inputs["backbone_weights"]
@@ -168,14 +174,14 @@ class Run:
 
     def _link(self, name: str, method: Method, start: Stage) -> Stage:
         needs = method.needs
-        source = [split.inputs for split in self.source_train]
+        source = self._seen(self.source_train)
         sees: dict[str, Any] = {}
         if needs.online:
-            sees["target test"] = [self.target_test.inputs]
+            sees["target test"] = self._seen([self.target_test])
         else:
-            sees["target"] = [self.target_train.inputs]
+            sees["target"] = self._seen([self.target_train])
         if needs.target_labels:
-            sees["target labels"] = [self.target_train.inputs]
+            sees["target labels"] = self._seen([self.target_train])
         if needs.source_data:
             sees["source"] = source
         if needs.class_ratio:
@@ -207,12 +213,16 @@ class Run:
             network_fields=self.source.network_fields,
             problem=self.problem,
             sees={
-                "source": [split.inputs for split in self.source_train],
-                "validation": [split.inputs for split in self.source_test],
+                "source": self._seen(self.source_train),
+                "validation": self._seen(self.source_test),
             },
             seed=self.seed,
             start=self.source,
         )
+
+    def _seen(self, splits: Sequence[Split]) -> list[dict[str, Any]]:
+        """What a stage's key holds of splits; a phantom is never taken for real data."""
+        return [split.inputs | {"data": self.data} for split in splits]
 
     def _code(self, kind: str, name: str) -> dict[str, str]:
         return {
@@ -235,6 +245,7 @@ class Run:
                 "protocols": {name: plain(value) for name, value in self.protocols.items()},
                 "code": shared_code("evaluate"),
                 "data": self.data,
+                "profile": self.profile,
                 "device": self.device,
                 "precision": self.precision,
             }
@@ -433,6 +444,18 @@ class Data:
         dataset = registry.load("datasets", name)()
         return phantom_root(name, dataset, self.cache, self.progress.say)
 
+    def of_source(self, task: Task) -> tuple[Path, ...]:
+        """Every file of the source's data sets, as far as they are there."""
+        paths: list[Path] = []
+        for name in {domain.dataset for domain in task.source}:
+            where = self._phantom(name) if self.root is None else self.root
+            try:
+                scan = registry.load("datasets", name)().scan(where)
+            except AbsentData:
+                continue
+            paths += [p for case in scan.cases for p in (*case.image, *case.label)]
+        return tuple(paths)
+
     def split(
         self, task: Task, domain: Domain, pattern: str, role: str, size: int, *, labelled: bool
     ) -> Split:
@@ -484,7 +507,7 @@ def resolve(
         if note := registry.explain("methods", part):
             progress.say(note)
     cache = cache_root()
-    given = None if source is None else sources.find(cache, source)
+    given = None if source is None or not source_data else sources.find(cache, source)
     if given is not None:
         source_settings = sources.settings_of(given, source_settings)
     recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
@@ -528,6 +551,8 @@ def resolve(
         source_stages=methods.source_stages,
     )
     if given is not None:
+        run = dataclasses.replace(run, source_files=files.of_source(value))
+    if given is not None:
         sources.check_fits(given, run.problem, task)
     if (given is not None and not any(asks_for_source(n) for n in needs)) or not source_data:
         return run
@@ -564,7 +589,9 @@ def _with_source(run: Run, files: Data, needs: Sequence[Needs]) -> Run:
                 "the source data are not there; starts from the source model "
                 f"{alike[0].folder_name} in the cache"
             )
-            return dataclasses.replace(run, given_source=alike[0])
+            return dataclasses.replace(
+                run, given_source=alike[0], source_files=files.of_source(task)
+            )
         several = ", ".join(stage.folder_name for stage in alike)
         cure = (
             f"name one of these source models with --source: {several}"

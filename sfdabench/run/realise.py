@@ -34,7 +34,8 @@ from sfdabench.core.stage import SourceStage, Stage
 from sfdabench.core.streams import Clock, LabelledStream, Stream
 from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict, seal
-from sfdabench.models.composites import describe, rebuild
+from sfdabench.models.composites import ALONE, describe, rebuild, rebuild_part
+from sfdabench.models.part import Part
 from sfdabench.models.segmenter import (
     PREDICTED_TOGETHER,
     OnlineSegmenter,
@@ -115,6 +116,15 @@ def network_of(stage: Stage) -> Network:
     return override(entry(), stage.network_fields, owner=f"network {stage.network}")
 
 
+def module_of(artefact: Artefact, device: str, precision: Precision) -> nn.Module:
+    """What a source-side stage stored: a model, or a part that stands in front of none."""
+    about = artefact.card.composite
+    if about is not None and about.get("name") == ALONE:
+        part = rebuild_part(about, artefact.state(), artefact.folder / WEIGHTS)
+        return part.to(device)
+    return model_of(artefact, device, precision)
+
+
 def model_of(artefact: Artefact, device: str, precision: Precision) -> Segmenter:
     """Return the stored model in eval mode: a fresh network, filled from the stored weights.
 
@@ -136,6 +146,7 @@ def find(
     try:
         artefact = artefacts.read_card(folder)
         artefacts.check(artefact)
+        artefacts.touch(artefact)
     except BadInput as error:
         say(f"{error}; made anew")
         return None
@@ -225,7 +236,8 @@ class _Making:
         make = self._adapted if isinstance(self.maker, Method) else self._trained
         model, loop = make()
         composite = describe(model)
-        weights = model.weights()
+        segmenter = model if isinstance(model, Segmenter) else None
+        weights = segmenter.weights() if segmenter else model.state_dict()
         content = sha256(weights)
         with atomic(self.work / WEIGHTS, "wb") as file:
             file.write(to_bytes(weights, {"sha256": content}))
@@ -241,7 +253,9 @@ class _Making:
             notes=loop.notes,
             seconds=time.monotonic() - started,
             threads=torch.get_num_threads(),
-            memory_format=str(model.memory_format).removeprefix("torch."),
+            memory_format=str(segmenter.memory_format).removeprefix("torch.")
+            if segmenter
+            else None,
             protocols=tuple(audit.protocols) if audit else (),
             points=tuple(
                 Point(stage=p["stage"], epoch=p["epoch"], file=p["file"]) for p in points.values()
@@ -250,7 +264,7 @@ class _Making:
 
     # Source-side stages.
 
-    def _trained(self) -> tuple[Segmenter, SourceContext]:
+    def _trained(self) -> tuple[nn.Module, SourceContext]:
         stage, maker = self.stage, self.maker
         assert isinstance(maker, SourceStage)
         count = getattr(maker, "epochs", None)
@@ -271,7 +285,10 @@ class _Making:
                 augmentation=stage.problem.augmentation,
             )
             seed_all(stage.seed)
-            return self._returned(maker.train(context)), context
+            module = maker.train(context)
+            if stage.start is not None and isinstance(module, Part):
+                return module.eval(), context
+            return self._returned(module), context
 
     def _start(self) -> Segmenter:
         """The model that the stage begins with, on the device."""
@@ -333,7 +350,7 @@ class _Making:
                 granted=self._granted(method, clock),
             )
             seed_all(stage.seed)
-            with guard.closed(self.grants.closed, self.grants.folders):
+            with guard.closed(self.grants.closed, [*self.grants.folders, self.work]):
                 deployed = self._returned(method.adapt(context))
                 if online != isinstance(deployed, OnlineSegmenter):
                     raise RunFailed(
@@ -371,7 +388,7 @@ class _Making:
             }
         for stage in self.stage.beside:
             artefact = artefacts.read_card(artefacts.place(self.cache, stage))
-            granted["source_stage"] = model_of(artefact, str(self.device), self.stage.precision)
+            granted["source_stage"] = module_of(artefact, str(self.device), self.stage.precision)
         return granted
 
     # Sealed masks.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
 
 from sfdabench.core.errors import BadInput
 from sfdabench.store import labels
@@ -150,12 +150,21 @@ class RunRequest:
             out=path.parent.parent.parent,
             profile=record.profile,
             settings=labels.settings(record.overrides),
-            source_settings=() if record.imported else labels.pairs(record.source_overrides),
+            source_settings=labels.pairs(_source_settings(record)),
             source=record.imported,
             device=device,  # type: ignore[arg-type]
             precision=record.precision,
             protocols=tuple(record.scores),
         )
+
+
+def _source_settings(record: Record) -> dict[str, Any]:
+    """What the record's user set of the source; of an imported model, what it is."""
+    if record.imported is None:
+        return record.source_overrides
+    recipe = record.recipe
+    fields: Any = recipe["network_fields"]
+    return {"size": recipe["size"], "network": recipe["network"], **fields}
 
 
 TYPES = get_type_hints(RunRequest, include_extras=True)  # field -> Annotated[type, Flag]

@@ -137,7 +137,11 @@ def alike(cache: Path, run: Run) -> list[Stage]:
     roles = {"source": "source", "validation": "source test"}
     how = {
         role: [
-            {"dataset": d.dataset, "how": plain(Preparation.of(task, d, run.recipe.size, prepared))}
+            {
+                "dataset": d.dataset,
+                "data": run.data,
+                "how": plain(Preparation.of(task, d, run.recipe.size, prepared)),
+            }
             for d in task.source
         ]
         for role, prepared in roles.items()
@@ -154,7 +158,7 @@ def _alike(stage: Stage, wanted: Stage, how: Mapping[str, Any]) -> bool:
 
 
 def _describe(split: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: split[name] for name in ("dataset", "how")}
+    return {name: split[name] for name in ("dataset", "data", "how")}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -190,6 +194,7 @@ def import_file(
     name that is taken by another model.
     """
     from sfdabench.models import weights
+    from sfdabench.models.composites import rebuild
     from sfdabench.run.plan import choose_recipe
 
     value: Task = registry.load("tasks", task)
@@ -198,8 +203,9 @@ def import_file(
     chosen = [*settings]
     if network is not None:
         chosen.append(f"network={network}")
-    elif file.suffix == ".safetensors":
-        chosen = [*_said_of_itself(file, {*pairs(settings, "--source-set")}), *settings]
+    else:
+        given = pairs(settings, "--source-set")
+        chosen = [*(text for n, text in _said_of_itself(file).items() if n not in given), *settings]
     recipe, entry, _ = choose_recipe(value, profile, chosen)
     problem = Problem(
         classes=value.classes,
@@ -208,18 +214,17 @@ def import_file(
         augmentation=value.augmentation,
         source_loss=recipe.loss,
     )
-    state = read_weights(file)
-    module = entry.build(channels=problem.channels, outputs=problem.outputs)
-    weights.fill(module, state, file)
-    state = module.state_dict()
+    network = entry.build(channels=problem.channels, outputs=problem.outputs)
+    composite = _about(file).get("composite")
+    state = rebuild(network, composite, read_weights(file), file).weights()
     content = weights.sha256(state)
-    called = name or re.sub(r"[^a-z0-9_.-]+", "-", file.stem.lower()).strip("-.") or "model"
+    called = name or _free_name(file, content, cache)
     if not NAME.fullmatch(called):
         raise BadInput(f"--name {called}: give small letters, digits, '-', '_' and '.'")
     stage = Stage(
         kind="imported",
         name=called,
-        fields={"sha256": content, "size": recipe.size},
+        fields={"sha256": content, "size": recipe.size, "composite": composite},
         code={},
         network=recipe.network,
         network_fields=plain(entry),
@@ -233,21 +238,45 @@ def import_file(
                 f"--name {called}: another model is imported under this name; import {file} with "
                 "`sfdabench source import --name` and a name of its own"
             )
-    return put(cache, stage, state, task=registry.canonical("tasks", task), size=recipe.size)
+    about = {"task": registry.canonical("tasks", task), "size": recipe.size}
+    return put(cache, stage, state, composite=composite, **about)
 
 
-def _said_of_itself(file: Path, given: set[str]) -> list[str]:
-    """Network and size as --source-set texts, from a file that `export` wrote; else nothing."""
+def _free_name(file: Path, content: str, cache: Path) -> str:
+    """The file's name, with the start of its hash where another model is called so already."""
+    called = re.sub(r"[^a-z0-9_.-]+", "-", file.stem.lower()).strip("-.") or "model"
+    others = {
+        a.card.sha256 for a in every(cache) if a.stage.kind == "imported" and a.stage.name == called
+    }
+    return called if others <= {content} else f"{called}-{content[:8]}"
+
+
+def _about(file: Path) -> dict[str, Any]:
+    """What `write_model` wrote into a file of itself; nothing for files of others.
+
+    Raises BadInput where the file is missing or broken.
+    """
     from sfdabench.models import weights
 
     if not file.is_file():
         raise BadInput(f"{file}: no such file")
+    if file.suffix != ".safetensors":
+        return {}
     _, metadata = weights.from_bytes(file.read_bytes(), file)
-    if "sfdabench" not in metadata:
-        return []
-    about = json.loads(metadata["sfdabench"])
+    try:
+        about = json.loads(metadata.get("sfdabench", "{}"))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{file}: its description cannot be read ({error})") from error
+    return about if isinstance(about, dict) else {}
+
+
+def _said_of_itself(file: Path) -> dict[str, str]:
+    """Size, network and its fields as texts of --source-set, by field."""
+    about = _about(file)
+    if not {"size", "network", "network_fields"} <= about.keys():
+        return {}
     own = {"size": about["size"], "network": about["network"], **about["network_fields"]}
-    return [text for n, v in own.items() for text in [setting(n, v)] if n not in given]
+    return {name: setting(name, value) for name, value in own.items()}
 
 
 def setting(name: str, value: Any) -> str:
@@ -261,6 +290,7 @@ def put(
     state: Mapping[str, Tensor],
     *,
     notes: Mapping[str, float] | None = None,
+    composite: dict[str, Any] | None = None,
     task: str | None = None,
     size: int | None = None,
     seconds: float = 0.0,
@@ -278,6 +308,7 @@ def put(
             key=stage.key,
             stage=stage.plain(),
             sha256=content,
+            composite=composite,
             files=artefacts.hashes(folder),
             notes=dict(notes or {}),
             seconds=seconds,
