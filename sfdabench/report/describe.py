@@ -139,15 +139,15 @@ def _configurable(entry: Any, kind: str, name: str) -> list[str]:
         for other, fields in registry.variants(name).items():
             setting = override(entry(), fields, owner=name).needs.setting
             lines.append(f"{registry.explain(kind, other)} (setting: {setting})")
-        flag = "--set"
+        flag = "--set "
     elif kind == "stages":
-        lines.append("trained on the source, before the target is seen")
-        flag = "--source-set" if name == "source_training" else f"--set {name}."
+        lines += [*_paper(entry.paper), "trained on the source, before the target is seen"]
+        flag = "--source-set " if name == "source_training" else f"--set {name}."
     else:
         lines.append(f"features: {', '.join(sorted(entry.features)) or 'none'}")
-        flag = "--source-set"
+        flag = "--source-set "
     if rows := field_rows(entry):
-        lines += ["", f"fields ({flag} FIELD=VALUE):"]
+        lines += ["", f"fields ({flag}FIELD=VALUE):"]
         shorter = getattr(entry, "phantom", {})
         for field, default, takes, origin in rows:
             note = f"  # {origin}" if origin else ""

@@ -253,9 +253,7 @@ class _Making:
             notes=loop.notes,
             seconds=time.monotonic() - started,
             threads=torch.get_num_threads(),
-            memory_format=str(segmenter.memory_format).removeprefix("torch.")
-            if segmenter
-            else None,
+            memory_format=memory_format and memory_format.removeprefix("torch."),
             protocols=tuple(audit.protocols) if audit else (),
             points=tuple(
                 Point(stage=p["stage"], epoch=p["epoch"], file=p["file"]) for p in points.values()

@@ -214,9 +214,9 @@ def import_file(
         augmentation=value.augmentation,
         source_loss=recipe.loss,
     )
-    network = entry.build(channels=problem.channels, outputs=problem.outputs)
+    module = entry.build(channels=problem.channels, outputs=problem.outputs)
     composite = _about(file).get("composite")
-    state = rebuild(network, composite, read_weights(file), file).weights()
+    state = rebuild(module, composite, read_weights(file), file).weights()
     content = weights.sha256(state)
     called = name or _free_name(file, content, cache)
     if not NAME.fullmatch(called):
@@ -238,8 +238,8 @@ def import_file(
                 f"--name {called}: another model is imported under this name; import {file} with "
                 "`sfdabench source import --name` and a name of its own"
             )
-    about = {"task": registry.canonical("tasks", task), "size": recipe.size}
-    return put(cache, stage, state, composite=composite, **about)
+    own = registry.canonical("tasks", task)
+    return put(cache, stage, state, composite=composite, task=own, size=recipe.size)
 
 
 def _free_name(file: Path, content: str, cache: Path) -> str:
