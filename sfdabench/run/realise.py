@@ -236,8 +236,9 @@ class _Making:
         make = self._adapted if isinstance(self.maker, Method) else self._trained
         model, loop = make()
         composite = describe(model)
-        segmenter = model if isinstance(model, Segmenter) else None
-        weights = segmenter.weights() if segmenter else model.state_dict()
+        weights, memory_format = model.state_dict(), None
+        if isinstance(model, Segmenter):
+            weights, memory_format = model.weights(), str(model.memory_format)
         content = sha256(weights)
         with atomic(self.work / WEIGHTS, "wb") as file:
             file.write(to_bytes(weights, {"sha256": content}))
