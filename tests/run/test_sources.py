@@ -264,3 +264,98 @@ def test_commands(file, cache, tmp_path, sfdabench):
     assert set(read(tmp_path / "x.safetensors")) == set(network().state_dict())
     code, _, err = sfdabench("source", "show", "nine")
     assert (code, "did you mean mine" in err) == (2, True)
+
+
+def test_a_part_may_be_a_source_side_stage(cache, tmp_path, monkeypatch):
+    """What stands in front of no network, such as a denoiser: stored, and handed out again."""
+    from sfdabench.core import registry
+
+    stage = """
+from dataclasses import dataclass
+from sfdabench.core.stage import SourceStage
+from sfdabench.models.part import Part
+import torch
+
+class Mix(Part):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(channels, channels, 1)
+    def forward(self, maps):
+        return self.layer(maps)
+
+@dataclass(frozen=True)
+class Mixer(SourceStage):
+    '''A part and no training.'''
+    def train(self, context):
+        part = Mix(3)
+        for _ in context.epochs(1, deploy=None, part=part):
+            pass
+        return part
+"""
+    method = """
+from dataclasses import dataclass
+from sfdabench.core.method import Method
+from sfdabench.core.needs import Needs
+from sfdabench.models.composites import Normalised
+
+@dataclass(frozen=True)
+class Mixed(Method):
+    '''The source model behind the part.'''
+    needs = Needs(source_stage="mixer", changes=frozenset({"input"}))
+    def adapt(self, context):
+        model = Normalised(context.model(), context.stage())
+        for _ in context.epochs(1, deploy=model):
+            pass
+        return model
+"""
+    for kind, name, text in (("stages", "mixer", stage), ("methods", "mixed", method)):
+        (tmp_path / "mine" / kind).mkdir(parents=True)
+        (tmp_path / "mine" / kind / f"{name}.py").write_text(text)
+    monkeypatch.setattr(registry, "_plugins", list(registry._plugins))
+    registry.add_plugins(tmp_path / "mine")
+    run = plan(tmp_path / "out", "mixed")
+    record = go(run)
+    assert record.status == "done", record.traceback
+    assert record.composite["name"] == "Normalised"
+    assert record.composite["part"]["class"] == "Mix"
+    side = artefacts.read_card(artefacts.place(run.cache, run.final.beside[0]))
+    assert side.card.composite["name"] == "Part"
+    from sfdabench.present.export import deployed
+
+    model = deployed(run, run.record_path)
+    assert type(model).__name__ == "Normalised"
+    assert any(name.startswith("before.") for name in model.weights())
+
+
+def test_the_files_of_the_source_are_closed_beside_a_given_model(file, cache, tmp_path, data):
+    """A run that needs no source data may still have them in reach."""
+    bring(file, cache, name="mine")
+    run = plan(tmp_path / "out", data=data, source="mine")
+    assert {path.suffix for path in run.source_files} == {".jpg", ".bmp"}
+    assert (
+        plan(tmp_path / "out", data=without_source(data, tmp_path), source="mine").source_files
+        == ()
+    )
+
+
+def test_a_model_of_the_phantom_is_none_of_real_data(cache, tmp_path, data):
+    go(plan(tmp_path / "one"))
+    with pytest.raises(AbsentData, match="bring a source model"):
+        plan(tmp_path / "two", data=without_source(data, tmp_path))
+
+
+def test_a_record_of_a_model_that_is_gone_is_still_predicted(file, cache, tmp_path, data):
+    from sfdabench.present.export import planned
+
+    artefact = bring(file, cache, name="mine")
+    run = plan(tmp_path / "out", source="mine")
+    record = go(run)
+    assert record.recipe == {
+        "size": 32,
+        "network": "unet_small",
+        "network_fields": {"width": 4, "depth": 2},
+        "imported": artefact.card.sha256,
+    }
+    shutil.rmtree(artefact.folder)
+    again = planned(run.record_path, None, "cpu", QUIET)
+    assert again.recipe.size == 32
