@@ -23,7 +23,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (155, 240, 240)
-LEAST = 10  # patients below which a split of a grade has none
+LEAST = 20  # patients below which a split of a grade has none
 
 
 def draw(root: Path, count: int) -> None:
