@@ -100,7 +100,7 @@ def page(name: str, compared: list[runs.Comparison]) -> str:
     if entry.paper:
         lines += [f"Paper: {entry.paper.title}, {entry.paper.venue}, {entry.paper.url}", ""]
     lines += [
-        f"Setting: {needs.setting}. Heads: {', '.join(needs.heads)}. "
+        f"Setting: {needs.setting}. Heads: {', '.join(map(str, needs.heads))}. "
         f"Changes: {', '.join(sorted(needs.changes)) or 'nothing'}. "
         f"Network: {', '.join(sorted(needs.network)) or 'any'}.",
         "",

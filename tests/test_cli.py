@@ -30,7 +30,10 @@ PLUGINS = Path(__file__).parent / "plugins"
         (["run", "--method", "cbmt", "--task", "tiny", "--data", "/absent"], "no such folder"),
         (["run", "--method", "cbmt", "--task", "tiny", "--out", "/dev/null/x"], "--out"),
         (["run", "--method", "cbmt", "--task", "tiny", "--plugins", "/absent"], "--plugins"),
-        (["run", "--method", "cbmt", "--task", "tiny", "--source", "absent"], "--source absent"),
+        (
+            ["run", "--method", "cbmt", "--task", "tiny", "--source", "absent"],
+            "--source absent: un",
+        ),
         (["source", "exprot"], "did you mean export"),
         (["source", "import", "/absent.pth", "--task", "tiny"], "/absent.pth"),
         (["adapt", "--source", "absent", "--images", "."], "--method"),

@@ -52,7 +52,7 @@ def measure(task: str, profile: str, batch: int | None, steps: int) -> dict[str,
             run.seed,
             clock,
             tuple(run.task.classes.values()),
-            background=run.task.head == "softmax",
+            background=run.task.head.exclusive,
         )
         model = Segmenter(initial_network(run.source, run.recipe.backbone_weights)).train()
         recipe = run.recipe

@@ -43,19 +43,15 @@ class {class_name}(Method):
     def adapt(self, context: Context) -> nn.Module:
         """Return the model to deploy; the loop resumes bit for bit through context.epochs."""
         import torch
-        from torch.nn import functional as F
 
+        from sfdabench.primitives.entropy import mean_entropy
         from sfdabench.primitives.views import identity
 
         model = context.model().train()
         optimiser = torch.optim.Adam(model.parameters(), self.learning_rate)
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser):
             for batch in context.target.batches(self.batch_size, plain=identity):
-                logits = model(batch.plain)
-                if context.head == "sigmoid":
-                    loss = F.binary_cross_entropy_with_logits(logits, logits.sigmoid())
-                else:
-                    loss = -(logits.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
+                loss = mean_entropy(model(batch.plain), context.head)
                 context.log(entropy=loss)
                 optimiser.zero_grad()
                 loss.backward()

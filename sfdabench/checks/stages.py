@@ -12,11 +12,10 @@ import torch
 from sfdabench.checks import gather
 from sfdabench.checks.toy import Killed, Toy, train
 from sfdabench.core.fields import override
+from sfdabench.core.head import HEADS
 from sfdabench.core.stage import SourceStage
 from sfdabench.models.composites import describe
 from sfdabench.models.weights import sha256
-
-HEADS = ("sigmoid", "softmax")
 
 
 def _smoke(entry: type[SourceStage]) -> SourceStage:
@@ -82,7 +81,7 @@ def check_killed_and_resumed_equals_never_killed(entry: type[SourceStage]) -> It
 
 def check_takes_two_and_five_classes_on_both_heads(entry: type[SourceStage]) -> Iterator[str]:
     """Every task's head and number of classes."""
-    for head in HEADS:
+    for head in HEADS.values():
         for classes in (2, 5):
             toy = Toy(head=head, classes=classes)
             yield from gather(_trains(entry, toy), f"{classes} classes, {head} head")

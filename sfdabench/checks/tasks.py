@@ -35,7 +35,7 @@ def check_names_entries_that_exist(entry: Task) -> Iterator[str]:
 
 def _no_network(entry: Task, recipe: Recipe) -> Iterator[str]:
     network = registry.load("networks", recipe.network)(**recipe.network_fields)
-    outputs = len(entry.classes) + (entry.head == "softmax")
+    outputs = entry.head.outputs(len(entry.classes))
     module = network.build(channels=entry.channels, outputs=outputs)
     if not any(p.numel() for p in module.parameters()):
         yield f"{recipe.network} has no parameters"
@@ -48,10 +48,10 @@ def check_classes_are_labels_of_its_data_sets(entry: Task) -> Iterator[str]:
         for name, values in entry.classes.items():
             if absent := set(values) - known:
                 yield f"class {name}: {sorted(absent)} are no labels of {dataset}"
-    if entry.head == "softmax":
+    if entry.head.exclusive:
         used = [value for values in entry.classes.values() for value in values]
         if len(used) != len(set(used)):
-            yield "classes of a softmax head overlap"
+            yield f"classes of a {entry.head} head overlap"
     for name, members in entry.regions.items():
         if strangers := set(members) - set(entry.classes):
             yield f"region {name}: no classes {sorted(strangers)}"
@@ -67,7 +67,7 @@ def check_fits_its_data_sets(entry: Task) -> Iterator[str]:
         if protocol.references == "raters" and target.read_raters is Dataset.read_raters:
             yield f"protocol {name} wants several raters, {entry.target.dataset} has one"
         by_class = not isinstance(protocol.threshold, float)
-        if by_class and entry.head == "sigmoid" and set(protocol.threshold) != set(entry.classes):
+        if by_class and set(protocol.threshold) != set(entry.classes):
             yield f"protocol {name} has thresholds of {sorted(protocol.threshold)}"
 
 

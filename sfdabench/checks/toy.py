@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import Context, SourceContext
+from sfdabench.core.head import SIGMOID, Head
 from sfdabench.core.method import Method
 from sfdabench.core.needs import Needs
 from sfdabench.core.seeding import generator, seed_all
@@ -47,14 +48,14 @@ class Toy:
     count: int = 9
     size: tuple[int, int] = (24, 24)
     classes: int = 2
-    head: str = "sigmoid"
+    head: Head = SIGMOID
     foreground: bool = True
     labels: int = 0
 
     @property
     def values(self) -> tuple[tuple[int, ...], ...]:
         """Label values of each class: ring k holds value k + 1, class 0 is innermost."""
-        if self.head == "softmax":
+        if self.head.exclusive:
             return tuple((k + 1,) for k in range(self.classes))
         return tuple(
             tuple(range(1 + self.classes - 1 - k, self.classes + 1)) for k in range(self.classes)
@@ -93,7 +94,7 @@ def _labelled(
         clock=clock,
         labels=labels,
         classes=toy.values,
-        background=toy.head == "softmax",
+        background=toy.head.exclusive,
     )
 
 
@@ -102,13 +103,13 @@ def source_model(toy: Toy, needs: Needs) -> Segmenter:
     return copy.deepcopy(_source_model(toy.classes, toy.head, "auxiliary" in needs.network))
 
 
-def _build(classes: int, head: str, auxiliary: bool) -> nn.Module:
+def _build(classes: int, head: Head, auxiliary: bool) -> nn.Module:
     entry = UNetDual(width=4, depth=2) if auxiliary else UNetSmall(width=4, depth=2)
-    return entry.build(channels=3, outputs=classes + (head == "softmax"))
+    return entry.build(channels=3, outputs=head.outputs(classes))
 
 
 @cache
-def _source_model(classes: int, head: str, auxiliary: bool) -> Segmenter:
+def _source_model(classes: int, head: Head, auxiliary: bool) -> Segmenter:
     toy = Toy(classes=classes, head=head)
     seed_all(0)
     model = Segmenter(_build(classes, head, auxiliary))

@@ -20,12 +20,12 @@ COMMANDS = {
         "sfdabench.cli.adapt:adapt",
         "Adapt a source model to images of your own and predict them: no labels, no scores.",
     ),
-    "cache": ("sfdabench.cli.cache:cache", "List and clear prepared data, phantoms and stages."),
+    "cache": ("sfdabench.cli.cache:cache", "List what the cache holds, and clear it."),
     "check": (
         "sfdabench.cli.show:check",
         "Hold an entry against its contract, on a toy problem, in seconds.",
     ),
-    "data": ("sfdabench.cli.data:data", "Describe, verify and synthesise data sets."),
+    "data": ("sfdabench.cli.data:data", "Describe, verify, download and synthesise data sets."),
     "doctor": (
         "sfdabench.cli.show:doctor",
         "Check this installation: versions, device, folders, speed settings.",
@@ -53,7 +53,7 @@ COMMANDS = {
         "sfdabench.cli.show:show",
         "Show an entry: what it is, where it comes from, its fields and their defaults.",
     ),
-    "source": ("sfdabench.cli.source:source", "Bring, list, show and export source models."),
+    "source": ("sfdabench.cli.source:source", "Import, list, show and export source models."),
     "sweep": (
         "sfdabench.cli.sweep:sweep",
         "Run all that the tables and figures of BENCHMARK ask for and that has no record yet.",
@@ -79,7 +79,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; 0 done, 1 a run failed, 2 bad input."""
+    """Run the command line and exit: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
     # Threads that wait actively for a core that another process holds make every operator ten
     # to a hundred times slower, threads that sleep at once a third; so they spin for some 50 us.
     # OpenMP reads this once, when torch is first imported.

@@ -15,22 +15,41 @@ from sfdabench.cli import options
     "--source",
     required=True,
     metavar="FILE|NAME",
-    help="Weights (.safetensors, .pth), or a source model in the cache.",
+    help="File of weights (.safetensors, .pth, .pt), or a name from `sfdabench source list`.",
 )
-@click.option("--images", required=True, type=options.PATH, help="Folder of photographs or NIfTI.")
+@click.option(
+    "--images",
+    required=True,
+    type=options.PATH,
+    help="Folder, with its sub-folders, of photographs or NIfTI volumes; no labels.",
+)
 @options.option("method")
-@click.option("--out", required=True, type=options.PATH, help="New folder for model and masks.")
-@click.option("--task", help="Whose classes and preprocessing. Default: the imported model's.")
-@click.option("--network", help="Of a FILE. Default: what the file says, else the profile's.")
-@click.option("--profile", default="paper", show_default=True, help="Whose sizes and schedules.")
+@click.option(
+    "--out", required=True, type=options.PATH, help="New folder for the masks and the model."
+)
+@click.option(
+    "--task",
+    help="Task whose classes and preprocessing the model has. Default: what it was imported for.",
+)
+@click.option(
+    "--network",
+    help="Network of a FILE. Default: what the file says, else the profile's.",
+)
+@click.option(
+    "--profile", default="paper", show_default=True, help="Profile of the sizes and schedules."
+)
 @options.option("settings")
-@options.option("source_settings", help="Of a FILE: size, or a field of its network.")
+@options.option("source_settings", help="For a FILE: size=PIXELS, or a field of its network.")
 @options.option("seed")
 @options.option("device")
 @options.option("precision")
 @options.plugins
 def adapt(**flags: Any) -> None:
-    """Adapt a source model to images of your own and predict them: no labels, no scores."""
+    """Adapt a source model to images of your own and predict them: no labels, no scores.
+
+    --out gets masks/, a mask for each image on its own grid; model.safetensors, the adapted model;
+    and adapted.json, which says what was done and what the values of the masks mean.
+    """
     from sfdabench.core.progress import Progress
     from sfdabench.present.own import Asked
     from sfdabench.present.own import adapt as adapt_to

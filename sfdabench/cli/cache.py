@@ -1,4 +1,4 @@
-"""`sfdabench cache`: what lies in the cache, and room."""
+"""`sfdabench cache`: list what lies in the cache, and make room."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sfdabench.cli.groups import Group
 
 @click.group(cls=Group)
 def cache() -> None:
-    """List and clear prepared data, phantoms and stages."""
+    """List what the cache holds, and clear it."""
 
 
 @cache.command(name="list")
 def list_() -> None:
-    """List what the cache holds, with sizes and ages."""
+    """List what the cache holds, with sizes and days since the last change."""
     from sfdabench.core.paths import cache_root
     from sfdabench.report.artefacts import cache_table
     from sfdabench.run.cache import entries
@@ -30,16 +30,23 @@ def list_() -> None:
     "kinds",
     multiple=True,
     type=click.Choice(["prepared", "phantoms", "manifests", "stages", "imported", "unfinished"]),
-    help="Only this kind; repeatable. Imported source models go only where named.",
+    help="Only entries of this kind; repeatable.",
 )
-@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Unused so long.")
-@click.option("--dry-run", is_flag=True, help="Say what would go.")
+@click.option(
+    "--older-than",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Only entries that were last changed so many days ago, or earlier.",
+)
+@click.option("--dry-run", is_flag=True, help="Say how much would be freed, and remove nothing.")
 def clear(
     names: tuple[str, ...], kinds: tuple[str, ...], older_than: float | None, dry_run: bool
 ) -> None:
-    """Remove entries of the cache: NAMES, kinds, or all but imported source models.
+    """Remove entries of the cache: NAMES, those of a kind, or all but imported source models.
 
-    What a running process holds stays.
+    NAMES are those of `cache list`. What is removed is made again when a run needs it; imported
+    source models cannot be, so they go only where they or their kind are named. What a running
+    process holds stays. Records are not in the cache.
     """
     from sfdabench.core.paths import cache_root
     from sfdabench.run.cache import clear as clear_cache

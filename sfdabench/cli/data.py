@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group)
 def data() -> None:
-    """Describe, verify and synthesise data sets."""
+    """Describe, verify, download and synthesise data sets."""
 
 
 def _dataset(name: str) -> Dataset:
@@ -30,7 +30,7 @@ def _dataset(name: str) -> Dataset:
 @click.argument("name")
 @options.plugins
 def data_describe(name: str) -> None:
-    """Licence, citation, where to register, the expected tree."""
+    """Print the licence, the citation, where to register, and the expected tree."""
     from sfdabench.report.describe import describe_entry
 
     click.echo(describe_entry("datasets", name))
@@ -57,9 +57,12 @@ def data_verify(name: str, data: Path | None) -> int:
 
 @data.command(name="fetch")
 @click.argument("name")
-@click.option("--out", type=options.PATH, required=True)
+@click.option("--out", type=options.PATH, required=True, help="Folder to download to.")
 def data_fetch(name: str, out: Path) -> None:
-    """Download what is openly available, checksum verified; goes on after an interruption."""
+    """Download what is openly available and verify its checksums.
+
+    After an interruption the same command goes on.
+    """
     from sfdabench.core.registry import canonical
     from sfdabench.prepare.fetch import fetch
 
@@ -70,8 +73,10 @@ def data_fetch(name: str, out: Path) -> None:
 
 @data.command(name="phantom")
 @click.argument("name")
-@click.option("--out", type=options.PATH, required=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", type=options.PATH, required=True, help="New folder for the cases.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the drawing."
+)
 @options.plugins
 def data_phantom(name: str, out: Path, seed: int) -> None:
     """Write the synthetic cases of a data set in its authors' layout."""

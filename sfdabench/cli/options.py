@@ -73,7 +73,7 @@ plugins = click.option(
     callback=_use_plugins,
     expose_value=False,
     is_eager=True,
-    help="Folder whose methods/, datasets/, tasks/, networks/, protocols/ add entries.",
+    help="Folder whose methods/, stages/, datasets/, tasks/, networks/, protocols/ add entries.",
 )
 results = click.option(
     "--results",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _stop_with_stdin(_: click.Context, __: click.Parameter, given: bool) -> None:
-    """Leave at once when standard input closes; what is saved is whole at any moment."""
+    """Leave at once when standard input closes; no file is half written then."""
     if not given:
         return
     import threading
@@ -34,9 +34,11 @@ def _stop_with_stdin(_: click.Context, __: click.Parameter, given: bool) -> None
 
 @click.command()
 @options.request(*FLAGS)
-@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Run SEED, SEED+1, ...")
-@click.option("--force", is_flag=True, help="Run again although a record exists.")
-@click.option("--json", "as_json", is_flag=True, help="One object a run on standard output.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=1, help="How many seeds: SEED, SEED+1, ..."
+)
+@click.option("--force", is_flag=True, help="Adapt and score again; source stages stay.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a run.")
 @click.option(
     "--stop-with-stdin",
     is_flag=True,

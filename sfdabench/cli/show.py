@@ -11,7 +11,7 @@ from sfdabench.cli.groups import Group
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 
-KINDS = ("methods", "tasks", "datasets", "networks", "protocols", "tables")
+KINDS = ("methods", "tasks", "datasets", "networks", "protocols", "stages", "tables")
 
 
 @click.command(name="list")

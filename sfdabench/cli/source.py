@@ -1,4 +1,4 @@
-"""`sfdabench source`: source models that are there already."""
+"""`sfdabench source`: import source models; list, show and export those in the cache."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from sfdabench.cli.groups import Group
 
 @click.group(cls=Group)
 def source() -> None:
-    """Bring, list, show and export source models."""
+    """Import, list, show and export source models."""
 
 
 @source.command(name="import")
 @click.argument("file", type=options.PATH)
-@click.option("--task", required=True, help="Whose classes, channels and preprocessing it has.")
-@click.option("--network", help="A name from `sfdabench list networks`. Default: the profile's.")
+@click.option("--task", required=True, help="Task whose classes and images it is for.")
+@click.option(
+    "--network",
+    help="A name from `sfdabench list networks`. Default: what the file says, else the profile's.",
+)
 @click.option("--name", help="What --source will call it. Default: the file's name.")
-@click.option("--profile", default="paper", show_default=True, help="Whose size and network.")
-@options.option("source_settings", help="Size, or a field of the network, such as width=16.")
+@click.option(
+    "--profile", default="paper", show_default=True, help="Profile whose size and network it has."
+)
+@options.option("source_settings", help="size=PIXELS, or a field of its network, such as width=16.")
 @options.plugins
 def import_(
     file: Path,
@@ -32,9 +37,9 @@ def import_(
     profile: str,
     source_settings: tuple[str, ...],
 ) -> None:
-    """Bring a trained segmenter of your own: safetensors, or a state dict of torch.save.
+    """Import a trained segmenter of your own: safetensors, or a state dict of torch.save.
 
-    It needs no source data afterwards: `sfdabench run --source NAME`.
+    FILE is copied into the cache. `sfdabench run --source NAME` then needs no source data.
     """
     from sfdabench.core.paths import cache_root
     from sfdabench.run import sources
@@ -69,7 +74,7 @@ def list_() -> None:
 @source.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Show what a source model was made from, as JSON."""
+    """Show what a source model was made from, as JSON. NAME is one of `source list`."""
     from sfdabench.core.paths import cache_root
     from sfdabench.run import sources
 
@@ -81,7 +86,7 @@ def show(name: str) -> None:
 @click.argument("name")
 @click.argument("file", type=options.PATH)
 def export(name: str, file: Path) -> None:
-    """Write a source model to FILE.safetensors, which `source import` reads elsewhere."""
+    """Write a source model to a .safetensors file, which `source import` reads elsewhere."""
     from sfdabench.core.paths import cache_root
     from sfdabench.run import sources
 

@@ -41,7 +41,7 @@ class Group:
         return sorted(every - {registry.PACKAGE / name for name in self.but})
 
 
-_CORE = ("checkpoint", "context", "seeding", "streams")
+_CORE = ("checkpoint", "context", "head", "seeding", "streams")
 _NOT_PREPARE = ("fetch", "manifest", "phantoms", "verify")  # they decide on no pixel
 GROUPS = {
     "core": Group(1, tuple(f"core/{name}.py" for name in _CORE)),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfdabench.core.errors import RunFailed, UndeclaredNeed
+from sfdabench.core.head import Head
 from sfdabench.core.needs import Needs
 from sfdabench.core.streams import Clock, LabelledStream, Stream
 
@@ -155,13 +156,13 @@ class Loop:
 class _Training(Loop):
     """What methods and source-side stages see alike.
 
-    classes: names in channel order. head: "sigmoid" or "softmax" (channel 0 is background).
+    classes: names in channel order. head: how channels of logits become these classes.
     augmentation: name in `primitives.views.SOURCE` of the task's mild, label-preserving view.
     source_loss: name of the loss that the source model was trained with.
     """
 
     classes: tuple[str, ...]
-    head: str
+    head: Head
     seed: int
     start_model: nn.Module
     augmentation: str = "light"

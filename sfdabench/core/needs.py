@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from sfdabench.core.head import HEADS, Head
+
 Change = Literal["parameters", "statistics", "input"]
 SETTINGS = ("none", "SFDA", "SFDA+", "TTA", "UDA", "supervised")  # by how much they ask for
 
@@ -30,7 +32,7 @@ class Needs:
     source_stage: str | None = None
     target_labels: bool = False
     online: bool = False
-    heads: tuple[str, ...] = ("sigmoid", "softmax")
+    heads: tuple[Head, ...] = tuple(HEADS.values())
     network: frozenset[str] = frozenset()
     changes: frozenset[Change] = frozenset({"parameters", "statistics"})
 

@@ -1,4 +1,4 @@
-"""A stage: whatever is made once from its inputs, as a value that is named by their hash."""
+"""A stage is whatever is made once from its inputs; here it is a value, named by their hash."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import override, plain
+from sfdabench.core.head import HEADS, Head
 from sfdabench.core.method import Method, Paper
 
 if TYPE_CHECKING:
@@ -24,14 +25,14 @@ SHORT = 16  # digits of a key in names of files
 
 
 def digest(inputs: Mapping[str, Any]) -> str:
-    """The hash of plain values, whatever the order of their names."""
+    """Return the hash of JSON values; the order of names does not count."""
     text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class SourceStage:
-    """Something that is trained on the source side, before the target is seen.
+    """A registry entry that trains a model on the source, before the target is seen.
 
     Fields are the hyper-parameters, each default with its provenance in a comment. A stage is one
     file in `stages/`; it starts from a fresh network ("source_training") or from the source model.
@@ -53,21 +54,21 @@ class SourceStage:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a stage is told of a task: neither a file nor the name of a data set.
+    """What a stage knows of its task; it knows no file and no name of a data set.
 
     classes: name -> label values. augmentation, source_loss: see `Context`.
     """
 
     classes: Mapping[str, tuple[int, ...]]
-    head: str
+    head: Head
     channels: int
     augmentation: str
     source_loss: str
 
     @property
     def outputs(self) -> int:
-        """Channels of the logits."""
-        return len(self.classes) + (self.head == "softmax")
+        """How many channels the logits have."""
+        return self.head.outputs(len(self.classes))
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Stage:
 
     @cached_property
     def key(self) -> str:
-        """The hash of everything above; earlier stages count by their own keys."""
+        """The hash of all fields; the stages that it is made from count by their own keys."""
         values = self.plain() | {
             "start": None if self.start is None else self.start.key,
             "beside": [stage.key for stage in self.beside],
@@ -110,18 +111,18 @@ class Stage:
 
     @property
     def folder_name(self) -> str:
-        """The name of its artefact in the cache."""
+        """What the folder of its artefact in the cache is called."""
         return f"{self.name}-{self.key[:SHORT]}"
 
     @property
     def order(self) -> tuple[Stage, ...]:
-        """The stages before it, and itself, each after those that it is made from."""
+        """All stages that it is made from, and itself; each comes after those that it needs."""
         before = [*([self.start] if self.start else []), *self.beside]
         ordered = {stage.key: stage for earlier in before for stage in earlier.order}
         return (*ordered.values(), self)
 
     def maker(self) -> SourceStage | Method:
-        """The entry with these field values. Raises BadInput where it no longer takes them."""
+        """Return the entry with its field values. Raises BadInput where it does not take them."""
         if self.kind == "imported":
             raise BadInput(
                 f"source model {self.name}: its file is no longer in the cache; import it again "
@@ -131,7 +132,7 @@ class Stage:
         return override(entry(), self.fields, owner=f"{self.kind.removesuffix('s')} {self.name}")
 
     def plain(self) -> dict[str, Any]:
-        """The stage as JSON types, earlier stages included; `Stage.read` is the way back."""
+        """Return the stage as JSON types, earlier stages included; `Stage.read` reads them."""
         values = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
         values["start"] = None if self.start is None else self.start.plain()
         values["beside"] = [stage.plain() for stage in self.beside]
@@ -139,13 +140,14 @@ class Stage:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Stage:
-        """The stage that `plain` described. Raises KeyError or TypeError for other values."""
+        """Return the stage that `plain` described. Raises KeyError or TypeError for others."""
         start, problem = values["start"], values["problem"]
         classes = {name: tuple(labels) for name, labels in problem["classes"].items()}
+        head = HEADS[problem["head"]]
         return cls(
             **dict(values)
             | {
-                "problem": Problem(**problem | {"classes": classes}),
+                "problem": Problem(**problem | {"classes": classes, "head": head}),
                 "start": None if start is None else cls.read(start),
                 "beside": tuple(cls.read(stage) for stage in values["beside"]),
             }

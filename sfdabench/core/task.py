@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sfdabench.core.fields import Fraction, NonNegative, Positive, PositiveInt
+from sfdabench.core.head import Head
 from sfdabench.core.method import Paper
 
 
@@ -93,7 +94,7 @@ class Task:
 
     classes: name -> label values that belong to it; nested classes share values.
     regions: name -> classes whose union is scored under that name; the classes where empty.
-    head: "sigmoid" (independent, possibly nested classes) or "softmax" (exclusive).
+    head: SIGMOID (independent, possibly nested classes) or SOFTMAX (exclusive).
     crop: "disc" cuts full frames to a square around the optic disc; "none" keeps them.
     intensity: "symmetric" maps 0..255 to -1..1 (x / 127.5 - 1). Volumes are standardised by mean
         and standard deviation of each channel: "zscore" over the volume, "zscore_nonzero" over
@@ -111,7 +112,7 @@ class Task:
     target: Domain
     classes: Mapping[str, tuple[int, ...]]
     channels: int
-    head: Literal["sigmoid", "softmax"]
+    head: Head
     crop: Literal["disc", "none"] | Centre
     intensity: Literal["symmetric", "zscore", "zscore_nonzero", "zscore_plane"]
     profiles: Mapping[str, Recipe]

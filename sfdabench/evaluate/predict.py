@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfdabench.core.files import atomic
+from sfdabench.core.head import Head
 from sfdabench.core.protocol import Protocol
 from sfdabench.core.streams import Clock, Stream
 from sfdabench.core.task import Task
@@ -24,7 +25,6 @@ from sfdabench.evaluate.postprocess import STEPS
 from sfdabench.models.segmenter import PREDICTED_TOGETHER
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.planes import Geometry
-from sfdabench.primitives import losses
 from sfdabench.primitives.views import identity
 
 Masks = Mapping[str, np.ndarray]
@@ -43,7 +43,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def probabilities(
-    model: nn.Module, stream: Stream, head: str, batch: int, mode: str = "eval"
+    model: nn.Module, stream: Stream, head: Head, batch: int, mode: str = "eval"
 ) -> Iterator[Tensor]:
     """One (K, S, S) probability map a plane, in the stream's order.
 
@@ -61,7 +61,7 @@ def probabilities(
                 torch.manual_seed(int(chunk.index[0]))
             else:
                 stack.enter_context(evaluating(model))
-            maps = losses.probabilities(model(chunk.plain), head)
+            maps = head.probabilities(model(chunk.plain))
         yield from maps
 
 
@@ -82,18 +82,14 @@ def _on_original_grid(probability: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _masks(
-    probability: Tensor, place: Geometry, head: str, classes: Sequence[str], protocol: Protocol
+    probability: Tensor, place: Geometry, head: Head, classes: Sequence[str], protocol: Protocol
 ) -> np.ndarray:
     """(K, S, S) probabilities -> boolean (classes, H, W) in the geometry of the protocol."""
     if protocol.geometry == "original":
         probability = _on_original_grid(probability, place)
-    if head == "sigmoid":
-        thresholds = [protocol.threshold_of(name) for name in classes]
-        chosen = probability > probability.new_tensor(thresholds).view(-1, 1, 1)
-    else:
-        winner = probability.argmax(dim=0)  # channel 0 is background, and so is all beyond the box
-        chosen = torch.stack([winner == k for k in range(1, len(probability))])
-    found = chosen.cpu().numpy()
+    thresholds = [protocol.threshold_of(name) for name in classes]
+    threshold = probability.new_tensor(thresholds).view(-1, 1, 1)
+    found = head.masks(probability[None], threshold)[0].cpu().numpy()
     for step in protocol.postprocess:
         found = np.stack([STEPS[step](mask) for mask in found])
     return found

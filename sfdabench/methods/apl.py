@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sfdabench.core.fields import NonNegative, Positive, PositiveInt
+from sfdabench.core.head import SOFTMAX
 from sfdabench.core.method import Method, Paper
 from sfdabench.core.needs import Needs
 
@@ -47,7 +48,7 @@ class APL(Method):
         "no public code",
     )
     needs = Needs(
-        heads=("softmax",), network=frozenset({"auxiliary"}), changes=frozenset({"parameters"})
+        heads=(SOFTMAX,), network=frozenset({"auxiliary"}), changes=frozenset({"parameters"})
     )
     phantom = {"epochs": 5}
     smoke = {"epochs": 2, "batch_size": 4}
@@ -57,7 +58,6 @@ class APL(Method):
         import torch
 
         from sfdabench.primitives.fine_tuning import both_heads, encoder_and_heads, momentum_sgd
-        from sfdabench.primitives.pseudo_labels import one_hot
         from sfdabench.primitives.views import identity
 
         model = context.model()
@@ -69,7 +69,7 @@ class APL(Method):
             for batch in context.target.batches(self.batch_size, plain=identity):
                 p, q = (logits.softmax(dim=1) for logits in both_heads(model, batch.plain))
                 merged = (p + q).detach() / 2
-                label = one_hot(merged.argmax(dim=1, keepdim=True), merged)
+                label = SOFTMAX.one_hot(merged.argmax(dim=1, keepdim=True), merged)
                 weight = margin(merged) if self.confidence else torch.ones_like(merged[:, 0])
 
                 consistency = disagreement(relevance(p, q, self.relevance))
@@ -112,13 +112,11 @@ def relevance(main: Tensor, auxiliary: Tensor, weighting: str) -> Tensor:
     W_ij is the share of the image's pixels that the main head gives to class i and the auxiliary
     one to class j; it carries no gradient.
     """
-    from sfdabench.primitives.pseudo_labels import one_hot
-
     p, q = main.flatten(2), auxiliary.flatten(2)
     joint = p @ q.mT / p.shape[2]
     if weighting == "none":
         return joint
-    i, j = (one_hot(maps.argmax(dim=1, keepdim=True), maps) for maps in (p, q))
+    i, j = (SOFTMAX.one_hot(maps.argmax(dim=1, keepdim=True), maps) for maps in (p, q))
     share = i @ j.mT / p.shape[2]
     return share * joint if weighting == "counts" else share @ joint
 

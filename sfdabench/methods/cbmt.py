@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sfdabench.core.errors import RunFailed
 from sfdabench.core.fields import Fraction, Positive, PositiveInt
+from sfdabench.core.head import SIGMOID
 from sfdabench.core.method import Method, Paper
 from sfdabench.core.needs import Needs
 
@@ -43,7 +44,7 @@ class CBMT(Method):
         "MICCAI 2023",
         "https://github.com/lloongx/SFDA-CBMT",
     )
-    needs = Needs(heads=("sigmoid",))
+    needs = Needs(heads=(SIGMOID,))
     smoke = {"epochs": 2, "batch_size": 4}
 
     def adapt(self, context: Context) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sfdabench.core.fields import Fraction, NonNegative, Positive, PositiveInt
+from sfdabench.core.head import SOFTMAX
 from sfdabench.core.method import Method, Paper
 from sfdabench.core.needs import Needs
 
@@ -45,7 +46,7 @@ class CBST(Method):
         "ECCV 2018",
         "https://github.com/yzou2/CRST",
     )
-    needs = Needs(heads=("softmax",), changes=frozenset({"parameters"}))
+    needs = Needs(heads=(SOFTMAX,), changes=frozenset({"parameters"}))
     smoke = {"rounds": 2, "epochs": 1}
 
     def adapt(self, context: Context) -> nn.Module:

@@ -41,12 +41,10 @@ class EntropyMinimisation(Method):
 
     def adapt(self, context: Context) -> nn.Module:
         """In train mode: batch statistics, and dropout where the network has it."""
-        import math
-
         import torch
 
         from sfdabench.primitives.batch_norm import select_trainable
-        from sfdabench.primitives.entropy import foreground_share, mean_entropy
+        from sfdabench.primitives.entropy import mean_entropy
         from sfdabench.primitives.views import identity
 
         model = context.model()
@@ -57,9 +55,9 @@ class EntropyMinimisation(Method):
                 logits = model(batch.plain)
                 loss = mean_entropy(logits, context.head, balanced=self.balanced)
                 if self.normalised:
-                    loss = loss / math.log(2 if context.head == "sigmoid" else logits.shape[1])
+                    loss = loss / context.head.largest_entropy(logits.shape[1])
                 context.log(loss=loss)
-                context.track(foreground=foreground_share(logits, context.head))
+                context.track(foreground=context.head.foreground_share(logits))
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import MinLen
 
 from sfdabench.core.fields import NonNegative, Positive, PositiveInt
+from sfdabench.core.head import SOFTMAX
 from sfdabench.core.method import Method, Paper
 from sfdabench.core.needs import Needs
 
@@ -47,7 +48,7 @@ class MRNet(Method):
         "IJCV 2021",
         "https://github.com/layumi/Seg-Uncertainty",
     )
-    needs = Needs(heads=("softmax",), network=frozenset({"auxiliary"}))
+    needs = Needs(heads=(SOFTMAX,), network=frozenset({"auxiliary"}))
     phantom = {"epochs": 5}
     smoke = {"epochs": 2, "batch_size": 4}
 
@@ -56,7 +57,7 @@ class MRNet(Method):
         import torch
 
         from sfdabench.primitives.fine_tuning import both_heads, encoder_and_heads, momentum_sgd
-        from sfdabench.primitives.pseudo_labels import mean_over_views, one_hot
+        from sfdabench.primitives.pseudo_labels import mean_over_views
         from sfdabench.primitives.views import identity
 
         model = context.model()
@@ -81,7 +82,7 @@ class MRNet(Method):
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser, schedule=schedule):
             for batch in context.target.batches(self.batch_size, plain=identity):
                 main, auxiliary = both_heads(model, batch.plain)
-                target = one_hot(labels[batch.index].long(), main)
+                target = context.head.one_hot(labels[batch.index], main)
                 main_loss = rectified(main, auxiliary, target)
                 auxiliary_loss = rectified(auxiliary, main, target)
                 context.log(main=main_loss, auxiliary=auxiliary_loss)

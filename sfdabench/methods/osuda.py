@@ -68,7 +68,7 @@ class OSUDA(Method):
             pool_statistics,
             select_trainable,
         )
-        from sfdabench.primitives.entropy import foreground_share, mean_entropy
+        from sfdabench.primitives.entropy import mean_entropy
         from sfdabench.primitives.views import identity
 
         model, source_model = context.model(), context.model().requires_grad_(False)
@@ -86,7 +86,7 @@ class OSUDA(Method):
                 entropy = mean_entropy(logits, context.head, balanced=self.balanced)
                 consistency = self.consistency_loss(layers, source, statistics)
                 record(consistency=consistency, entropy=entropy)
-                context.track(share=share, foreground=foreground_share(logits, context.head))
+                context.track(share=share, foreground=context.head.foreground_share(logits))
                 # plus: equation 6 lacks the minus sign of an entropy
                 loss = consistency + self.weight_of_entropy(step, steps) * entropy
                 optimiser.zero_grad()

@@ -71,7 +71,7 @@ class SelfEnsembling(Method):
         """Equation 3; both models in train mode, so the teacher's dropout is on."""
         import torch
 
-        from sfdabench.primitives.losses import consistency_loss, dice_loss, probabilities
+        from sfdabench.primitives.losses import consistency_loss, dice_loss
         from sfdabench.primitives.teacher import (
             ramp_up,
             ramp_up_and_down,
@@ -113,7 +113,7 @@ class SelfEnsembling(Method):
                 else:
                     batch = next(target)
                     with torch.no_grad():
-                        soft = probabilities(teacher(batch.plain), context.head)
+                        soft = context.head.probabilities(teacher(batch.plain))
                     shown, soft = batch.paired(anatomy_pair, soft)
                     losses["consistency"] = consistency_loss(
                         student(shown), soft, context.head, self.consistency

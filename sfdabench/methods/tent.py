@@ -56,7 +56,7 @@ class Tent(Method):
 
         from sfdabench.models.segmenter import OnlineSegmenter
         from sfdabench.primitives.batch_norm import reestimate, select_trainable
-        from sfdabench.primitives.entropy import foreground_share, tent_step
+        from sfdabench.primitives.entropy import tent_step
         from sfdabench.primitives.views import identity
 
         model = context.model()
@@ -71,7 +71,7 @@ class Tent(Method):
             return OnlineSegmenter(model, learn, self.batch_size)
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser):
             for batch in context.target.batches(self.batch_size, plain=identity):
-                context.track(foreground=foreground_share(learn(batch.plain), context.head))
+                context.track(foreground=context.head.foreground_share(learn(batch.plain)))
             batches = context.target.batches(self.batch_size, plain=identity)
             reestimate(model, (batch.plain for batch in batches))
         return model

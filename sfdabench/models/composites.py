@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, RunFailed
+from sfdabench.core.head import HEADS, Head
 from sfdabench.models.part import Part
 from sfdabench.models.segmenter import OnlineSegmenter, Precision, Segmenter
 from sfdabench.models.weights import fill
@@ -53,6 +54,11 @@ class _Composite(Segmenter):
         """The constructor's values other than the model and the part, as JSON types."""
         return {}
 
+    @classmethod
+    def from_options(cls, model: nn.Module, part: nn.Module, options: Mapping[str, Any]) -> Self:
+        """The composite of which `options` said this. Raises TypeError for options of another."""
+        return cls(model, part, **options)
+
     def weights(self) -> dict[str, Tensor]:
         """The network's state under its own names, and that of the part in front of it."""
         own = {f"{self.place}.{name}": value for name, value in self.part.state_dict().items()}
@@ -93,20 +99,23 @@ class Averaged(_Composite):
     Features are those of the images alone: a mean of probabilities has none.
 
     model: the Segmenter whose network it takes. translate: images (B, C, H, W) -> the same shape.
-    head: "sigmoid" or "softmax".
+    head: of the task; it says which probabilities logits stand for.
     """
 
     place = "translate"
 
-    def __init__(self, model: nn.Module, translate: nn.Module, head: str) -> None:
-        if head not in ("sigmoid", "softmax"):
-            raise RunFailed(f"Averaged: no head '{head}'; sigmoid or softmax")
+    def __init__(self, model: nn.Module, translate: nn.Module, head: Head) -> None:
         super().__init__(model, translate)
         self.head = head
 
     def options(self) -> dict[str, Any]:
-        """The head."""
-        return {"head": self.head}
+        """The head, by name."""
+        return {"head": self.head.name}
+
+    @classmethod
+    def from_options(cls, model: nn.Module, part: nn.Module, options: Mapping[str, Any]) -> Self:
+        """The head is one of `HEADS`. Raises KeyError for another name."""
+        return super().from_options(model, part, {**options, "head": HEADS[options["head"]]})
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, K, H, W), float32."""
@@ -119,14 +128,11 @@ class Averaged(_Composite):
         return self._mean(main, other_main), self._mean(auxiliary, other_auxiliary)
 
     def _mean(self, one: Tensor, other: Tensor) -> Tensor:
-        if self.head == "sigmoid":
-            mean = (one.sigmoid() + other.sigmoid()) / 2
-        else:
-            mean = (one.softmax(dim=1) + other.softmax(dim=1)) / 2
-        mean = mean.clamp(LEAST, 1 - LEAST)
-        return mean.logit() if self.head == "sigmoid" else mean.log()
+        mean = (self.head.probabilities(one) + self.head.probabilities(other)) / 2
+        return self.head.logits(mean.clamp(LEAST, 1 - LEAST))
 
 
+ALONE = "Part"  # what a description calls a part that stands in front of no network
 COMPOSITES: dict[str, type[_Composite]] = {"Normalised": Normalised, "Averaged": Averaged}
 
 
@@ -134,11 +140,13 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
     """What `rebuild` needs to know of a deployed model besides its weights, as JSON types.
 
     None for a plain segmenter, and for one that learns while it predicts: it is kept as the plain
-    segmenter that it has become. Raises RunFailed for a model that weights and this description
-    cannot bring back: of another type, with a part in front that is no Part in a file of ours or
+    segmenter that it has become. A Part alone, such as a source-side stage returns, is described as
+    it is. Raises RunFailed for a model that weights and this description cannot bring back: of
+    another type, with a part in front that is no Part in a file of ours or
     of an entry, with a hook, or with a method replaced on an instance.
     """
-    if type(model) not in (Segmenter, OnlineSegmenter, *COMPOSITES.values()):
+    plain = (Segmenter, OnlineSegmenter, *COMPOSITES.values())
+    if type(model) not in plain and not isinstance(model, Part):
         raise RunFailed(
             f"the deployed model is of type {type(model).__name__}: return context.model(), or a "
             f"composite of sfdabench.models ({', '.join(COMPOSITES)})"
@@ -152,10 +160,16 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
                 raise RunFailed(
                     f"{where} has its method {attribute} replaced, which no weights can bring back"
                 )
+    if isinstance(model, Part):
+        return {"name": ALONE, "part": _named(model)}
     if not isinstance(model, _Composite):
         return None
-    part = model.part
-    kind, place = type(part), f"the part in front of the network, {type(part).__qualname__}"
+    return {"name": type(model).__name__, "part": _named(model.part), **model.options()}
+
+
+def _named(part: nn.Module) -> dict[str, Any]:
+    """Where the class of a part is, and the values of its constructor."""
+    kind, place = type(part), f"the part {type(part).__qualname__}"
     if not isinstance(part, Part):
         raise RunFailed(f"{place}, is no sfdabench.models.part.Part: it cannot be built anew")
     try:
@@ -164,8 +178,7 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
         raise RunFailed(f"{place}, cannot be built anew: {error}") from error
     if known is not kind:
         raise RunFailed(f"{place}, is another class than that of {kind.__module__} now")
-    named = {"module": kind.__module__, "class": kind.__qualname__, "arguments": part.arguments}
-    return {"name": type(model).__name__, "part": named, **model.options()}
+    return {"module": kind.__module__, "class": kind.__qualname__, "arguments": part.arguments}
 
 
 def rebuild(
@@ -189,7 +202,7 @@ def rebuild(
         name, part = rest.pop("name"), rest.pop("part")
         composite = COMPOSITES[name]
         entry = _part_class(part["module"], part["class"])
-        model = composite(plain, entry(**part["arguments"]), **rest)
+        model = composite.from_options(plain, entry(**part["arguments"]), rest)
     except (BadInput, RunFailed) as error:
         raise BadInput(f"{origin}: composite: {error}") from error
     except (KeyError, TypeError, ValueError, *BROKEN) as error:
@@ -201,6 +214,22 @@ def rebuild(
     own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
     fill(model.part, own, origin)
     return model.to(device).eval()
+
+
+def rebuild_part(
+    description: Mapping[str, Any], state: Mapping[str, Tensor], origin: Path | str
+) -> Part:
+    """The part that `describe` described by itself, in eval mode. Raises BadInput as `rebuild`."""
+    try:
+        part = description["part"]
+        module = _part_class(part["module"], part["class"])(**part["arguments"])
+    except BadInput as error:
+        raise BadInput(f"{origin}: {error}") from error
+    except (KeyError, TypeError, ValueError, *BROKEN) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadInput(f"{origin}: not the description of a part ({reason})") from error
+    fill(module, state, origin)
+    return module.eval()
 
 
 def _part_class(module: str, name: str) -> type[Part]:

@@ -33,7 +33,7 @@ class OwnImages(Dataset):
         self.frame_crop = frame_crop  # type: ignore[misc]
 
     def scan(self, root: Path) -> Scan:
-        """Every image below `root` in the order of its path.
+        """Return every image below `root`, sorted by path.
 
         Raises BadInput where there is none, or photographs beside volumes.
         """
@@ -68,7 +68,10 @@ class OwnImages(Dataset):
     def read_image(
         self, case: Case, channels: tuple[str, ...] = ()
     ) -> tuple[np.ndarray, tuple[float, ...] | None]:
-        """Image float32 (C, *space). Raises DataFault for another number of channels."""
+        """Return the image, float32 (C, *space), and a volume's spacing in mm (else None).
+
+        Raises DataFault for another number of channels than the task's.
+        """
         path = case.image[0]
         if _suffix(path) in VOLUMES:
             if self.count != 1:

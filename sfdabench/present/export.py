@@ -130,7 +130,7 @@ def _score_flags(out: Path, task: Task, values: Mapping[str, int]) -> Iterator[l
 
     A region of several overlapping classes lies in no one folder, so it has no call.
     """
-    if task.head == "softmax":
+    if task.head.exclusive:
         wanted = [
             word
             for name, members in task.scored.items()
@@ -154,7 +154,7 @@ def _write(
 ) -> Iterator[Path]:
     """Boolean (K, *space) as one label map, or as one file a class where classes may overlap."""
     values = _written_as(task)
-    if task.head == "softmax":
+    if task.head.exclusive:
         label = np.zeros(masks.shape[1:], np.uint8)
         for value, mask in zip(values.values(), masks, strict=True):
             label[mask] = value

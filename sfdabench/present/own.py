@@ -1,4 +1,4 @@
-"""A source model and a folder of a user's own images -> an adapted model and its masks.
+"""Adapt a source model to a folder of the user's own images, and write their masks.
 
 There are no labels and no scores: nothing here could tell whether adaptation helped.
 """
@@ -43,10 +43,10 @@ NAME = "own_images"  # what keys and folders call the user's images
 
 @dataclass(frozen=True)
 class Asked:
-    """What `sfdabench adapt` is asked for.
+    """The flags of `sfdabench adapt`.
 
-    source: a file of weights, or the name of a source model in the cache. task: whose classes and
-    preprocessing are meant; None takes the one that the model was imported for.
+    source: a file of weights, or the name of a source model in the cache. task: the task whose
+    classes and preprocessing the model has; None takes the one that it was imported for.
     """
 
     source: str
@@ -65,7 +65,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Adapted:
-    """The masks that were written, the weights, and the description of both."""
+    """The files that were written: the masks, the weights, and the description of both."""
 
     masks: list[Path]
     weights: Path
@@ -73,7 +73,7 @@ class Adapted:
 
 
 def adapt(asked: Asked, progress: Progress) -> Adapted:
-    """Adapt to the images and predict them, each on its own grid.
+    """Adapt the source model to the images, and predict each image on its own grid.
 
     Writes OUT/masks (a label map a case, 1..K in the order of the classes; a folder a class where
     classes may overlap), OUT/model.safetensors and OUT/adapted.json. Raises BadInput before
@@ -208,7 +208,7 @@ def _write_masks(
 
 def _write(dataset: Any, case: Case, masks: np.ndarray, task: Task, folder: Path) -> Iterator[Path]:
     """Boolean (K, *space) as one label map of 1..K, or as a file a class, 255 inside."""
-    if task.head == "softmax":
+    if task.head.exclusive:
         label = np.zeros(masks.shape[1:], np.uint8)
         for value, mask in enumerate(masks, 1):
             label[mask] = value
@@ -222,7 +222,6 @@ def _describe(asked: Asked, run: Run, final: Artefact, masks: Sequence[Path]) ->
     """Leave the weights, and last the description of what was done."""
     weights, description = asked.out / "model.safetensors", asked.out / "adapted.json"
     sources.write_model(final, weights)
-    exclusive = run.task.head == "softmax"
     about = {
         "task": run.task_name,
         "method": run.method_name,
@@ -233,7 +232,7 @@ def _describe(asked: Asked, run: Run, final: Artefact, masks: Sequence[Path]) ->
         "sha256": final.card.sha256,
         "images": len(run.target_train.cases),
         "classes": {name: i for i, name in enumerate(run.task.classes, 1)}
-        if exclusive
+        if run.task.head.exclusive
         else dict.fromkeys(run.task.classes, 255),
         "device": run.device,
         "precision": run.precision,

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sfdabench.core.head import Head
 from sfdabench.primitives.batch_norm import batch_statistics
-from sfdabench.primitives.losses import probabilities, segmentation_loss
+from sfdabench.primitives.losses import segmentation_loss
 from sfdabench.primitives.pseudo_labels import hard_labels
 
 
-def mean_entropy(logits: Tensor, head: str, *, balanced: bool = False) -> Tensor:
+def mean_entropy(logits: Tensor, head: Head, *, balanced: bool = False) -> Tensor:
     """Mean Shannon entropy in nats, of each channel's two outcomes (sigmoid) or of the classes.
 
     logits: (B, K, H, W). Entropy is the cross-entropy of a prediction with itself. Both sides of
@@ -20,38 +21,27 @@ def mean_entropy(logits: Tensor, head: str, *, balanced: bool = False) -> Tensor
     balanced: every class that is predicted counts alike, not every pixel.
     """
     weight = _class_balance(logits, head) if balanced else None
-    return segmentation_loss(logits, probabilities(logits, head), head, weight)
+    return segmentation_loss(logits, head.probabilities(logits), head, weight)
 
 
 @torch.no_grad()
-def _class_balance(logits: Tensor, head: str) -> Tensor:
+def _class_balance(logits: Tensor, head: Head) -> Tensor:
     """One over the share of the batch that a pixel's predicted class takes.
 
     (B, 1, H, W) for softmax; for sigmoid (B, K, H, W), each channel with the classes on and off.
     """
     labels, _ = hard_labels(logits, head, 0.5)
     share = labels.mean(dim=(0, 2, 3), keepdim=True)
-    if head == "sigmoid":
-        return torch.where(labels > 0, 1 / share, 1 / (1 - share))
-    return torch.where(labels > 0, 1 / share, 0.0).sum(dim=1, keepdim=True)
-
-
-@torch.no_grad()
-def foreground_share(logits: Tensor, head: str) -> Tensor:
-    """Share of pixels that a prediction does not call background, mean over a sigmoid's channels.
-
-    It falls to zero where minimal entropy was found in background everywhere.
-    """
-    if head == "sigmoid":
-        return (logits > 0).float().mean()
-    return (logits.argmax(dim=1) > 0).float().mean()
+    if head.exclusive:
+        return torch.where(labels > 0, 1 / share, 0.0).sum(dim=1, keepdim=True)
+    return torch.where(labels > 0, 1 / share, 1 / (1 - share))
 
 
 def tent_step(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     images: Tensor,
-    head: str,
+    head: Head,
     log: Callable[..., None],
 ) -> Tensor:
     """One update by entropy under batch statistics, dropout off; returns the logits before it.

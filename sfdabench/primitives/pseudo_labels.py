@@ -8,35 +8,31 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfdabench.primitives.losses import probabilities
+from sfdabench.core.head import Head
 
 IGNORE = 255  # in a label map: no class, not trained on
 
 
 @torch.no_grad()
-def hard_labels(logits: Tensor, head: str, threshold: float) -> tuple[Tensor, Tensor]:
+def hard_labels(logits: Tensor, head: Head, threshold: float) -> tuple[Tensor, Tensor]:
     """Pseudo labels (B, K, H, W) in {0, 1} and the pixels (B, 1, H, W) to keep.
 
     Sigmoid head: 1[p > threshold] per channel, every pixel kept (CBMT, equation 1). Softmax head:
     the winning class, kept where its probability is above the threshold.
     """
-    if head == "sigmoid":
-        labels = (logits.sigmoid() > threshold).float()
-        return labels, torch.ones_like(labels[:, :1])
-    probability, winner = logits.softmax(dim=1).max(dim=1, keepdim=True)
-    return one_hot(winner, logits), (probability > threshold).float()
-
-
-def one_hot(winner: Tensor, like: Tensor) -> Tensor:
-    """Class of each pixel (B, 1, ...) int64 -> (B, C, ...) in {0, 1}, shape and type of `like`."""
-    return torch.zeros_like(like).scatter_(1, winner, 1.0)
+    probability = head.probabilities(logits)
+    if head.exclusive:
+        sureness, winner = head.decide(probability)
+        return head.one_hot(winner, logits), (sureness > threshold).float()
+    labels = head.masks(probability, threshold).float()
+    return labels, torch.ones_like(labels[:, :1])
 
 
 @torch.no_grad()
 def mean_over_views(
     logits_of: Callable[[Tensor], Tensor],
     images: Tensor,
-    head: str,
+    head: Head,
     *,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
@@ -52,7 +48,7 @@ def mean_over_views(
         view = images if scale == 1 else _resized(images, sides)
         views = [view, view.flip(-1)] if flip else [view]
         for mirrored, shown in enumerate(views):
-            maps = probabilities(logits_of(shown), head)
+            maps = head.probabilities(logits_of(shown))
             total.append(_resized(maps.flip(-1) if mirrored else maps, size))
     return torch.stack(total).mean(dim=0)
 
@@ -63,28 +59,24 @@ def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
 
 
-def sure_labels(probability: Tensor, head: str, threshold: float) -> Tensor:
+def sure_labels(probability: Tensor, head: Head, threshold: float) -> Tensor:
     """Probabilities (B, K, H, W) -> uint8 label maps, IGNORE where none reaches the threshold.
 
     Softmax head: the winning class (B, 1, H, W). Sigmoid head: 0 or 1 in each channel
     (B, K, H, W), sure where the likelier of the two reaches the threshold.
     """
-    if head == "sigmoid":
-        sureness, labels = torch.maximum(probability, 1 - probability), probability > 0.5
-    else:
-        sureness, labels = probability.max(dim=1, keepdim=True)
+    sureness, labels = head.decide(probability)
     return labels.to(torch.uint8).masked_fill_(sureness < threshold, IGNORE)
 
 
-def training_target(labels: Tensor, logits: Tensor, head: str) -> tuple[Tensor, Tensor]:
+def training_target(labels: Tensor, logits: Tensor, head: Head) -> tuple[Tensor, Tensor]:
     """Label maps of `sure_labels` -> target in {0, 1}, as `logits`, and what of it to keep.
 
     The latter is 0 or 1, (B, 1, H, W) under a softmax head, (B, K, H, W) under a sigmoid head.
     """
     keep = labels != IGNORE
     known = labels.masked_fill(~keep, 0)
-    target = known.float() if head == "sigmoid" else one_hot(known.long(), logits)
-    return target, keep.float()
+    return head.one_hot(known, logits), keep.float()
 
 
 def class_thresholds(confidences: Sequence[Tensor], portion: float) -> Tensor:

@@ -131,7 +131,7 @@ def _configurable(entry: Any, kind: str, name: str) -> list[str]:
         needs = entry().needs
         lines += [
             *_paper(entry.paper),
-            f"setting: {needs.setting}; heads: {', '.join(needs.heads)}; "
+            f"setting: {needs.setting}; heads: {', '.join(map(str, needs.heads))}; "
             f"changes: {', '.join(sorted(needs.changes)) or 'nothing'}",
         ]
         if needs.network:
@@ -140,6 +140,9 @@ def _configurable(entry: Any, kind: str, name: str) -> list[str]:
             setting = override(entry(), fields, owner=name).needs.setting
             lines.append(f"{registry.explain(kind, other)} (setting: {setting})")
         flag = "--set"
+    elif kind == "stages":
+        lines.append("trained on the source, before the target is seen")
+        flag = "--source-set" if name == "source_training" else f"--set {name}."
     else:
         lines.append(f"features: {', '.join(sorted(entry.features)) or 'none'}")
         flag = "--source-set"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report import benchmark as papers
@@ -369,12 +370,24 @@ def _behind(layout: Layout, block: Block, row: Row, compared: _Comparison) -> di
 
 
 def _other_methods(layout: Layout, shown: Sequence[Stored]) -> list[Row]:
-    """A row of ours for each method that was run as it is and stands in no row."""
+    """A row of ours for each method that was run as it is, or as its other name, in no row yet."""
     if any(column.curve for column in layout.columns):
         return []
-    known = {row.method for row in layout.rows}
-    plain = {r.method for r in shown if not any(r.overrides.values())}
-    return [Row(name=name, method=name, ours=True) for name in sorted(plain - known)]
+    rows = {
+        name: Row(name=name, method=name, ours=True)
+        for name in {r.method for r in shown if not any(r.overrides.values())}
+    }
+    for method in {r.method for r in shown}:
+        for name, fields in registry.variants(method).items():
+            if any(r.method == method and r.overrides == {method: fields} for r in shown):
+                rows[name] = Row(name=name, method=method, overrides={method: fields}, ours=True)
+    known = [(row.method, row.overrides) for row in layout.rows]
+    plain = {row.method for row in layout.rows}
+    return [
+        row
+        for _, row in sorted(rows.items())
+        if (row.method, row.overrides) not in known and (row.overrides or row.method not in plain)
+    ]
 
 
 def _cell(

@@ -1,1 +1,1 @@
-"""Plan -> runs; one run is stages 3 to 6."""
+"""One run: from a request to a plan, its stages, their scores, and a record."""

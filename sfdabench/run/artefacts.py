@@ -1,10 +1,12 @@
 """What a stage left in the cache: its weights, a card that describes them, and sealed masks.
 
-Needs no torch but to read weights.
+Only reading weights needs torch.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ CARD, WEIGHTS, ONLINE = "card.json", "weights.safetensors", "online.zip"
 
 
 class Point(BaseModel):
-    """The masks of one audited epoch; an epoch that moved no weight shares those before it."""
+    """Where the masks of one audited epoch are; an epoch that moved no weight shares a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,7 +98,7 @@ class Artefact:
         return numbers
 
     def state(self) -> dict[str, Tensor]:
-        """The weights by name. Raises BadInput where they do not have the hash of the card."""
+        """Read the weights by name. Raises BadInput where they lack the hash of the card."""
         from sfdabench.models.weights import from_bytes, sha256
 
         path = self.folder / WEIGHTS
@@ -117,18 +119,21 @@ def place(cache: Path, stage: Stage) -> Path:
 
 
 def exists(cache: Path, stage: Stage) -> bool:
-    """Whether a stage looks finished, by its card alone."""
+    """Whether the card of a stage is there; it is written last."""
     return (place(cache, stage) / CARD).is_file()
 
 
 def write_card(folder: Path, card: Card) -> Artefact:
-    """Close an artefact: its card says that all else is there."""
+    """Write the card of an artefact, after everything else of it."""
     write_hashed(folder / CARD, card.model_dump(mode="json"))
     return Artefact(folder, card)
 
 
 def read_card(folder: Path) -> Artefact:
-    """The artefact in a folder. Raises BadInput where its card cannot be read or is another's."""
+    """Read the artefact in a folder.
+
+    Raises BadInput where its card cannot be read, or is that of another stage.
+    """
     card = read_typed(folder / CARD, Card)
     try:
         stage = Stage.read(card.stage)
@@ -140,15 +145,21 @@ def read_card(folder: Path) -> Artefact:
 
 
 def check(artefact: Artefact) -> None:
-    """Raises BadInput where a file is missing or does not have the hash in the card."""
+    """Raise BadInput where a file is missing or does not have the hash in the card."""
     for name, expected in artefact.card.files.items():
         path = artefact.folder / name
         if not path.is_file() or sha256_file(path) != expected:
             raise BadInput(f"{path}: does not have its recorded hash")
 
 
+def touch(artefact: Artefact) -> None:
+    """Note that the artefact is in use, for `cache clear --older-than`."""
+    with contextlib.suppress(OSError):  # the cache may be somebody else's, to be read only
+        os.utime(artefact.folder)
+
+
 def hashes(folder: Path) -> dict[str, str]:
-    """Every file below a folder but the card -> its hash."""
+    """Return the hash of every file below a folder, by path; the card is left out."""
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)
         for path in sorted(folder.rglob("*"))
@@ -157,7 +168,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def every(cache: Path) -> Iterator[Artefact]:
-    """All artefacts whose cards can be read, by name; broken ones are made anew when needed."""
+    """Yield all artefacts whose cards can be read, by name; others are made anew when needed."""
     for path in sorted(root(cache).glob(f"*/{CARD}")):
         try:
             yield read_card(path.parent)

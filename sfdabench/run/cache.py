@@ -29,7 +29,7 @@ class Entry:
 
     kind: a key of FOLDERS, "imported" (a source model of the user's) or "unfinished" (work of a
     process that was stopped, which the same command would go on with). paths: its files and
-    folders. used: seconds since 1970 of its last change.
+    folders. used: when it was last changed, in seconds since 1970.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cleared:
-    """What `clear` removed, and a line on each entry that it could not."""
+    """What `clear` removed, and a line on each entry that it had to keep."""
 
     count: int
     bytes: int
@@ -49,7 +49,7 @@ class Cleared:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Everything in the cache, by kind and name."""
+    """Return everything in the cache, by kind and name."""
     imported = {a.folder for a in artefacts.every(root) if a.stage.kind == "imported"}
     grouped: dict[tuple[str, str], list[Path]] = {}
     for kind, folders in FOLDERS.items():
@@ -85,6 +85,7 @@ def _size(path: Path) -> int:
 
 
 def _used(path: Path) -> float:
+    """When it was made or, of a stage, last found."""
     return path.stat().st_mtime
 
 
@@ -96,20 +97,17 @@ def clear(
     *,
     dry_run: bool = False,
 ) -> Cleared:
-    """Remove the named entries, those of the kinds, or all; of these only what was unused so long.
+    """Remove the named entries, those of some kinds, or all.
 
-    older_than: days. Imported source models go only where they or their kind are named: they
-    cannot be made again. What a process holds stays, and is said. Raises BadInput for an unknown
-    name.
+    older_than: keep what was changed within so many days. dry_run: only count.
+    Imported source models go only where they or their kind are named: they cannot be made again.
+    What a process holds stays, with a line on it. Raises BadInput for an unknown name.
     """
     every = entries(root)
-    known = {entry.name for entry in every}
-    for name in names:
-        if name not in known:
-            raise BadInput(unknown("entry of the cache", name, known))
+    chosen = {entry.name for name in names for entry in _called(name, every)}
     count, freed, kept = 0, 0, []
     for entry in every:
-        wanted = entry.name in names if names else entry.kind != "imported"
+        wanted = entry.name in chosen if names else entry.kind != "imported"
         if kinds:
             wanted = (wanted if names else True) and entry.kind in kinds
         if older_than is not None and time.time() - entry.used < older_than * DAY:
@@ -125,6 +123,15 @@ def clear(
             for path in entry.paths:
                 _remove(path)
     return Cleared(count, freed, tuple(kept))
+
+
+def _called(name: str, every: Sequence[Entry]) -> list[Entry]:
+    """The entries of that name, or of that source model or method. Raises BadInput for none."""
+    called = [entry for entry in every if entry.name == name]
+    called = called or [entry for entry in every if entry.name.rpartition("-")[0] == name]
+    if not called:
+        raise BadInput(unknown("entry of the cache", name, {entry.name for entry in every}))
+    return called
 
 
 def _locked_by(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Flags -> a run that is fully determined: its stages, what they may see, and the record's key.
+"""From flags to a plan of a run: its stages, what they may see, and the key of its record.
 
 Nothing here needs torch, so that a run whose record exists is answered at once.
 """
@@ -20,6 +20,7 @@ from sfdabench.core.dataset import Case
 from sfdabench.core.errors import AbsentData, BadInput, Incompatible
 from sfdabench.core.fields import override, pairs, plain
 from sfdabench.core.files import sha256_file
+from sfdabench.core.head import Head
 from sfdabench.core.method import Method
 from sfdabench.core.near import unknown
 from sfdabench.core.needs import Needs
@@ -42,12 +43,14 @@ MADE_BY = ("core", "models", "primitives")  # shared code that moves the numbers
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the stages of one seed, and the test split that their result is scored on.
+    """A run that is fully determined: its stages, and the test split that the last is scored on.
 
     target_train: what the methods learn from; unlabelled_train: what one without labels would.
     given_source: a source model that is there already, where the source data need not be; the
         splits of the source are then empty if the data are not there.
     source_stages: name -> the source-side stages that methods of the chain ask for.
+    source_files: images and labels of the source that are there although the run does not need
+        them, so that they can be closed to its methods.
     """
 
     task_name: str
@@ -72,6 +75,7 @@ class Run:
     cache: Path
     given_source: Stage | None = None
     source_stages: Mapping[str, SourceStage] = dataclasses.field(default_factory=dict)
+    source_files: tuple[Path, ...] = ()
 
     @property
     def method_name(self) -> str:
@@ -80,7 +84,7 @@ class Run:
 
     @property
     def online(self) -> bool:
-        """Whether it learns while it predicts, so that its weights cannot repeat what is scored."""
+        """Whether the method learns while it predicts; its weights then repeat no prediction."""
         return self.chain[-1][1].needs.online
 
     @property
@@ -91,13 +95,13 @@ class Run:
 
     @cached_property
     def protocols(self) -> dict[str, Protocol]:
-        """The protocols as they are where this data set is the target, by name."""
+        """The protocols by name, with their exceptions for the target data set."""
         target = self.task.target.dataset
         return {n: registry.load("protocols", n).on(target) for n in self.protocol_names}
 
     @property
     def problem(self) -> Problem:
-        """What the stages are told of the task."""
+        """What the stages know of the task."""
         return Problem(
             classes=self.task.classes,
             head=self.task.head,
@@ -110,6 +114,9 @@ class Run:
     def recipe_inputs(self) -> dict[str, Any]:
         """The recipe as JSON types, a file of weights by its content."""
         recipe = plain(self.recipe)
+        if self.given_source is not None and self.given_source.kind == "imported":
+            kept = {name: recipe[name] for name in ("size", "network", "network_fields")}
+            return kept | {"imported": self.given_source.fields["sha256"]}
         if self.recipe.backbone_weights is not None:
             recipe["backbone_weights"] = sha256_file(self.recipe.backbone_weights)
         return recipe
@@ -120,8 +127,8 @@ class Run:
         if self.given_source is not None:
             return self.given_source
         sees: dict[str, Any] = {
-            "source": [split.inputs for split in self.source_train],
-            "validation": [split.inputs for split in self.source_test],
+            "source": self._seen(self.source_train),
+            "validation": self._seen(self.source_test),
         }
         if self.recipe.backbone_weights is not None:
             sees["backbone"] = self.recipe_inputs["backbone_weights"]
@@ -139,7 +146,7 @@ class Run:
 
     @cached_property
     def links(self) -> tuple[Stage, ...]:
-        """The stage of each method of the chain that changes anything, each from the one before."""
+        """The stage of each method that changes anything; it starts from the one before it."""
         links: list[Stage] = []
         for name, method in self.chain:
             if method.needs.changes:
@@ -167,14 +174,14 @@ class Run:
 
     def _link(self, name: str, method: Method, start: Stage) -> Stage:
         needs = method.needs
-        source = [split.inputs for split in self.source_train]
+        source = self._seen(self.source_train)
         sees: dict[str, Any] = {}
         if needs.online:
-            sees["target test"] = [self.target_test.inputs]
+            sees["target test"] = self._seen([self.target_test])
         else:
-            sees["target"] = [self.target_train.inputs]
+            sees["target"] = self._seen([self.target_train])
         if needs.target_labels:
-            sees["target labels"] = [self.target_train.inputs]
+            sees["target labels"] = self._seen([self.target_train])
         if needs.source_data:
             sees["source"] = source
         if needs.class_ratio:
@@ -206,12 +213,16 @@ class Run:
             network_fields=self.source.network_fields,
             problem=self.problem,
             sees={
-                "source": [split.inputs for split in self.source_train],
-                "validation": [split.inputs for split in self.source_test],
+                "source": self._seen(self.source_train),
+                "validation": self._seen(self.source_test),
             },
             seed=self.seed,
             start=self.source,
         )
+
+    def _seen(self, splits: Sequence[Split]) -> list[dict[str, Any]]:
+        """What a stage's key holds of splits; a phantom is never taken for real data."""
+        return [split.inputs | {"data": self.data} for split in splits]
 
     def _code(self, kind: str, name: str) -> dict[str, str]:
         return {
@@ -222,7 +233,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Hash of all inputs: the name of the record."""
+        """The hash of all inputs, which names the record."""
         return digest(
             {
                 "schema": records.SCHEMA,
@@ -234,6 +245,7 @@ class Run:
                 "protocols": {name: plain(value) for name, value in self.protocols.items()},
                 "code": shared_code("evaluate"),
                 "data": self.data,
+                "profile": self.profile,
                 "device": self.device,
                 "precision": self.precision,
             }
@@ -267,7 +279,7 @@ def choose_device(flag: str) -> str:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What --method and --set stand for.
+    """The methods, stages and overrides that --method and --set ask for.
 
     overrides: method or source-side stage -> the fields that differ from the profile's defaults.
     """
@@ -278,7 +290,7 @@ class Chosen:
 
 
 def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
-    """'a+b' and --set texts -> the chain, the source-side stages it asks for, and the overrides.
+    """Turn 'a+b' and --set texts into a chain, its source-side stages, and the overrides.
 
     Defaults are those of the profile. A field that several of them have, and any field of a
     source-side stage, is named `owner.field`. Another name for a method, such as tent_online, adds
@@ -350,7 +362,7 @@ def _configured(
 def choose_recipe(
     task: Task, profile: str, settings: Sequence[str]
 ) -> tuple[Recipe, Network, dict[str, Any]]:
-    """Profile and --source-set texts -> the recipe, its network, and what differs from the profile.
+    """Return the recipe, its network, and what --source-set changed of the profile.
 
     A name that is no field of the recipe is taken for a field of the network.
     """
@@ -386,12 +398,12 @@ def choose_recipe(
     return recipe, network, differing | {n: plain(network)[n] for n in rest}
 
 
-def check_fit(chain: Chain, task: str, head: str, network: str, built: Network) -> None:
-    """Raises Incompatible where a method is not defined for the task's head or its network."""
+def check_fit(chain: Chain, task: str, head: Head, network: str, built: Network) -> None:
+    """Raise Incompatible where a method is not defined for the task's head or its network."""
     for name, method in chain:
         if head not in method.needs.heads:
             raise Incompatible(
-                f"method {name} is defined for {' and '.join(method.needs.heads)} heads, "
+                f"method {name} is defined for {' and '.join(map(str, method.needs.heads))} heads, "
                 f"task {task} has a {head} head"
             )
         lacking = method.needs.network - built.features
@@ -403,7 +415,7 @@ def check_fit(chain: Chain, task: str, head: str, network: str, built: Network) 
 
 
 def check_order(chain: Chain, protocols: Sequence[str]) -> None:
-    """Raises Incompatible where something else would predict with a model that learns meanwhile."""
+    """Raise Incompatible where a model that learns while it predicts would be used again."""
     for name, method in chain[:-1]:
         if method.needs.online:
             raise Incompatible(f"{name} learns while it predicts; nothing follows it in a chain")
@@ -416,7 +428,7 @@ def check_order(chain: Chain, protocols: Sequence[str]) -> None:
 
 
 def asks_for_source(needs: Needs) -> bool:
-    """Whether a method needs source images, labels or what only they can give."""
+    """Whether a method needs source images or labels, or something computed from them."""
     return needs.source_data or needs.class_ratio or needs.source_stage is not None
 
 
@@ -432,10 +444,22 @@ class Data:
         dataset = registry.load("datasets", name)()
         return phantom_root(name, dataset, self.cache, self.progress.say)
 
+    def of_source(self, task: Task) -> tuple[Path, ...]:
+        """Every file of the source's data sets, as far as they are there."""
+        paths: list[Path] = []
+        for name in {domain.dataset for domain in task.source}:
+            where = self._phantom(name) if self.root is None else self.root
+            try:
+                scan = registry.load("datasets", name)().scan(where)
+            except AbsentData:
+                continue
+            paths += [p for case in scan.cases for p in (*case.image, *case.label)]
+        return tuple(paths)
+
     def split(
         self, task: Task, domain: Domain, pattern: str, role: str, size: int, *, labelled: bool
     ) -> Split:
-        """The split of a domain in a role. Raises DataFault as `find_split` does."""
+        """Return a domain's split for a role. Raises DataFault as `find_split` does."""
         name = domain.dataset
         where = self._phantom(name) if self.root is None else self.root
         scans = self._scans.setdefault((name, where), {})
@@ -483,7 +507,7 @@ def resolve(
         if note := registry.explain("methods", part):
             progress.say(note)
     cache = cache_root()
-    given = None if source is None else sources.find(cache, source)
+    given = None if source is None or not source_data else sources.find(cache, source)
     if given is not None:
         source_settings = sources.settings_of(given, source_settings)
     recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
@@ -527,6 +551,8 @@ def resolve(
         source_stages=methods.source_stages,
     )
     if given is not None:
+        run = dataclasses.replace(run, source_files=files.of_source(value))
+    if given is not None:
         sources.check_fits(given, run.problem, task)
     if (given is not None and not any(asks_for_source(n) for n in needs)) or not source_data:
         return run
@@ -555,7 +581,7 @@ def _with_source(run: Run, files: Data, needs: Sequence[Needs]) -> Run:
         if asking:
             raise AbsentData(
                 f"{error}\n{' and '.join(asking)} needs the source data; a source model alone is "
-                f"enough for methods of setting SFDA: {', '.join(_source_free())}"
+                f"enough for {', '.join(_source_free())}"
             ) from error
         alike = sources.alike(run.cache, run)
         if len(alike) == 1:
@@ -563,7 +589,9 @@ def _with_source(run: Run, files: Data, needs: Sequence[Needs]) -> Run:
                 "the source data are not there; starts from the source model "
                 f"{alike[0].folder_name} in the cache"
             )
-            return dataclasses.replace(run, given_source=alike[0])
+            return dataclasses.replace(
+                run, given_source=alike[0], source_files=files.of_source(task)
+            )
         several = ", ".join(stage.folder_name for stage in alike)
         cure = (
             f"name one of these source models with --source: {several}"

@@ -1,4 +1,4 @@
-"""A stage and what it is granted -> its artefact: found by its key, or made once and kept.
+"""Realise a stage: find its artefact by its key, or make it once and keep it.
 
 A stage is made from its value and from granted paths alone, never from the objects of a run, so
 that another process can make it.
@@ -34,7 +34,8 @@ from sfdabench.core.stage import SourceStage, Stage
 from sfdabench.core.streams import Clock, LabelledStream, Stream
 from sfdabench.core.task import Task
 from sfdabench.evaluate.predict import predict, seal
-from sfdabench.models.composites import describe, rebuild
+from sfdabench.models.composites import ALONE, describe, rebuild, rebuild_part
+from sfdabench.models.part import Part
 from sfdabench.models.segmenter import (
     PREDICTED_TOGETHER,
     OnlineSegmenter,
@@ -58,13 +59,13 @@ class Granted:
     labels: Path | None = None
 
     def open(self) -> Prepared:
-        """Its arrays. Raises BadInput where they are not what their index says."""
+        """Open its arrays. Raises BadInput where they are not what their index says."""
         return Prepared.open(self.images, self.labels)
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The images on which the model of each epoch predicts, for the scores of all epochs.
+    """The test images that the model of each audited epoch predicts.
 
     The masks are sealed on disk and scored when adaptation is over; they never reach a method.
     """
@@ -97,7 +98,10 @@ class Grants:
 
 
 def initial_network(stage: Stage, backbone: Path | None) -> nn.Module:
-    """The network before any training; BadInput for backbone weights that do not fit it."""
+    """Build the network of a stage as it is before any training, seeded.
+
+    backbone: file of pretrained weights. Raises BadInput where they do not fit it.
+    """
     seed_all(stage.seed)
     entry = network_of(stage)
     network = entry.build(channels=stage.problem.channels, outputs=stage.problem.outputs)
@@ -107,13 +111,22 @@ def initial_network(stage: Stage, backbone: Path | None) -> nn.Module:
 
 
 def network_of(stage: Stage) -> Network:
-    """The entry that builds a stage's segmenter."""
+    """Return the entry that builds the network of a stage, with its field values."""
     entry = registry.load("networks", stage.network)
     return override(entry(), stage.network_fields, owner=f"network {stage.network}")
 
 
+def module_of(artefact: Artefact, device: str, precision: Precision) -> nn.Module:
+    """What a source-side stage stored: a model, or a part that stands in front of none."""
+    about = artefact.card.composite
+    if about is not None and about.get("name") == ALONE:
+        part = rebuild_part(about, artefact.state(), artefact.folder / WEIGHTS)
+        return part.to(device)
+    return model_of(artefact, device, precision)
+
+
 def model_of(artefact: Artefact, device: str, precision: Precision) -> Segmenter:
-    """The stored model in eval mode: a fresh network, filled from the stored weights.
+    """Return the stored model in eval mode: a fresh network, filled from the stored weights.
 
     Raises BadInput where they are damaged or of another network.
     """
@@ -126,13 +139,14 @@ def model_of(artefact: Artefact, device: str, precision: Precision) -> Segmenter
 def find(
     cache: Path, stage: Stage, protocols: Collection[str], say: Callable[[str], None]
 ) -> Artefact | None:
-    """The artefact of a stage where it is whole and was audited by all these protocols."""
+    """Return the artefact of a stage if it is whole and was audited by all these protocols."""
     folder = artefacts.place(cache, stage)
     if not folder.exists():
         return None
     try:
         artefact = artefacts.read_card(folder)
         artefacts.check(artefact)
+        artefacts.touch(artefact)
     except BadInput as error:
         say(f"{error}; made anew")
         return None
@@ -222,7 +236,8 @@ class _Making:
         make = self._adapted if isinstance(self.maker, Method) else self._trained
         model, loop = make()
         composite = describe(model)
-        weights = model.weights()
+        segmenter = model if isinstance(model, Segmenter) else None
+        weights = segmenter.weights() if segmenter else model.state_dict()
         content = sha256(weights)
         with atomic(self.work / WEIGHTS, "wb") as file:
             file.write(to_bytes(weights, {"sha256": content}))
@@ -238,7 +253,9 @@ class _Making:
             notes=loop.notes,
             seconds=time.monotonic() - started,
             threads=torch.get_num_threads(),
-            memory_format=str(model.memory_format).removeprefix("torch."),
+            memory_format=str(segmenter.memory_format).removeprefix("torch.")
+            if segmenter
+            else None,
             protocols=tuple(audit.protocols) if audit else (),
             points=tuple(
                 Point(stage=p["stage"], epoch=p["epoch"], file=p["file"]) for p in points.values()
@@ -247,7 +264,7 @@ class _Making:
 
     # Source-side stages.
 
-    def _trained(self) -> tuple[Segmenter, SourceContext]:
+    def _trained(self) -> tuple[nn.Module, SourceContext]:
         stage, maker = self.stage, self.maker
         assert isinstance(maker, SourceStage)
         count = getattr(maker, "epochs", None)
@@ -268,7 +285,10 @@ class _Making:
                 augmentation=stage.problem.augmentation,
             )
             seed_all(stage.seed)
-            return self._returned(maker.train(context)), context
+            module = maker.train(context)
+            if stage.start is not None and isinstance(module, Part):
+                return module.eval(), context
+            return self._returned(module), context
 
     def _start(self) -> Segmenter:
         """The model that the stage begins with, on the device."""
@@ -288,7 +308,7 @@ class _Making:
             seed=self.stage.seed,
             clock=clock,
             classes=tuple(problem.classes.values()),
-            background=problem.head == "softmax",
+            background=problem.head.exclusive,
         )
 
     def _returned(self, model: nn.Module) -> Segmenter:
@@ -330,7 +350,7 @@ class _Making:
                 granted=self._granted(method, clock),
             )
             seed_all(stage.seed)
-            with guard.closed(self.grants.closed, self.grants.folders):
+            with guard.closed(self.grants.closed, [*self.grants.folders, self.work]):
                 deployed = self._returned(method.adapt(context))
                 if online != isinstance(deployed, OnlineSegmenter):
                     raise RunFailed(
@@ -368,7 +388,7 @@ class _Making:
             }
         for stage in self.stage.beside:
             artefact = artefacts.read_card(artefacts.place(self.cache, stage))
-            granted["source_stage"] = model_of(artefact, str(self.device), self.stage.precision)
+            granted["source_stage"] = module_of(artefact, str(self.device), self.stage.precision)
         return granted
 
     # Sealed masks.

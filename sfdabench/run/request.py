@@ -1,4 +1,4 @@
-"""A run's flags as one value: from the command line, from a record, and to a worker's command line.
+"""The flags of a run as one value, which also comes from a record and becomes a command line.
 
 The fields of `RunRequest` are the one table of these flags: name, type, default, spelling and help.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
 
 from sfdabench.core.errors import BadInput
 from sfdabench.store import labels
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Flag:
-    """How the command line spells a field of a `RunRequest`; metavar stands for its value."""
+    """How the command line spells a field of `RunRequest`. metavar: what its value is called."""
 
     name: str
     help: str
@@ -39,7 +39,7 @@ class RunRequest:
 
     method: Annotated[str, Flag("--method", "NAME, or NAME+NAME for a chain.")] = ""
     task: Annotated[str, Flag("--task", "A name from `sfdabench list tasks`.")] = ""
-    seed: Annotated[int, Flag("--seed", "Of all that is random.")] = 0
+    seed: Annotated[int, Flag("--seed", "Seed of all that is random.")] = 0
     data: Annotated[Path | None, Flag("--data", "Folder of real data (or SFDABENCH_DATA).")] = None
     phantom: Annotated[
         bool, Flag("--phantom", "Run on the phantom although SFDABENCH_DATA is set.")
@@ -49,7 +49,9 @@ class RunRequest:
         str | None,
         Flag("--profile", "paper (default on real data) or phantom (default without data)."),
     ] = None
-    settings: Annotated[tuple[str, ...], Flag("--set", "Field of a method.", "FIELD=VALUE")] = ()
+    settings: Annotated[
+        tuple[str, ...], Flag("--set", "Field of a method; repeatable.", "FIELD=VALUE")
+    ] = ()
     source_settings: Annotated[
         tuple[str, ...],
         Flag(
@@ -60,7 +62,7 @@ class RunRequest:
     ] = ()
     source: Annotated[
         str | None,
-        Flag("--source", "Imported or cached source model to start from.", "NAME|KEY"),
+        Flag("--source", "Source model to start from, of `sfdabench source list`.", "NAME|KEY"),
     ] = None
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
@@ -85,13 +87,13 @@ class RunRequest:
             )
 
     def resolve(self, progress: Progress | None = None, *, source_data: bool = True) -> Run:
-        """The run that it stands for. Raises BadInput as `plan.resolve` does."""
+        """Return the run that these flags ask for. Raises BadInput as `plan.resolve` does."""
         from sfdabench.run.plan import resolve
 
         return resolve(**vars(self), progress=progress, source_data=source_data)
 
     def as_resolved(self, run: Run) -> RunRequest:
-        """The same request with what was decided for `run`, so that a worker decides nothing anew.
+        """Return this request with what was decided for `run`, so that a worker decides nothing.
 
         That is its seed, its profile, its device, its protocols and whether it is on the phantom.
         """
@@ -106,7 +108,7 @@ class RunRequest:
         )
 
     def argv(self) -> tuple[str, ...]:
-        """The words of a command line that make this request; paths are absolute.
+        """Return the words of the command line that makes this request; paths are absolute.
 
         Plug-ins are no part of it: a worker gets them in SFDABENCH_PLUGINS.
         """
@@ -127,7 +129,7 @@ class RunRequest:
 
     @classmethod
     def from_record(cls, path: Path, record: Record, data: Path | None, device: str) -> Self:
-        """The request that made the record of this path, on `device`.
+        """Return the request that made the record at `path`, to be carried out on `device`.
 
         Raises BadInput where `data` is given for a record of the phantom, or is nowhere to be
         found for a record of real data.
@@ -148,12 +150,21 @@ class RunRequest:
             out=path.parent.parent.parent,
             profile=record.profile,
             settings=labels.settings(record.overrides),
-            source_settings=() if record.imported else labels.pairs(record.source_overrides),
+            source_settings=labels.pairs(_source_settings(record)),
             source=record.imported,
             device=device,  # type: ignore[arg-type]
             precision=record.precision,
             protocols=tuple(record.scores),
         )
+
+
+def _source_settings(record: Record) -> dict[str, Any]:
+    """What the record's user set of the source; of an imported model, what it is."""
+    if record.imported is None:
+        return record.source_overrides
+    recipe = record.recipe
+    fields: Any = recipe["network_fields"]
+    return {"size": recipe["size"], "network": recipe["network"], **fields}
 
 
 TYPES = get_type_hints(RunRequest, include_extras=True)  # field -> Annotated[type, Flag]

@@ -41,7 +41,7 @@ LIBRARIES = ("torch", "numpy", "scipy", "pillow", "safetensors")
 
 
 def find(run: Run) -> Record | None:
-    """The finished record of this run, if there is one."""
+    """Return the finished record of this run, or None."""
     if not run.record_path.exists():
         return None
     record = records.read(run.record_path)
@@ -49,7 +49,7 @@ def find(run: Run) -> Record | None:
 
 
 def execute(run: Run, progress: Progress, *, force: bool = False) -> Record:
-    """Carry the run out, or find its record; returns the record, failed ones included.
+    """Carry out a run, or find its record; a failed run returns a record too.
 
     force: adapt and score again; the source model stays. The scores of the unadapted model are a
     record of their own, which comes first.
@@ -92,7 +92,7 @@ class Execution:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def record(self) -> Record:
-        """Everything that is known of this run when it is over, failed or done."""
+        """Carry out the run and return its record, whether it failed or not."""
         started = time.monotonic()
         self.stages.prepare()
         known = self._identity()

@@ -1,6 +1,6 @@
-"""Source models that are there already: imported by the user, or trained earlier.
+"""Source models in the cache: imported by the user, or trained by an earlier run.
 
-Nothing here needs torch but what reads or writes weights.
+Only what reads or writes weights needs torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
 def every(cache: Path) -> list[Artefact]:
-    """Imported and trained source models, by name."""
+    """Return all source models in the cache, imported and trained."""
     return [a for a in artefacts.every(cache) if is_source(a.stage)]
 
 
@@ -43,12 +43,12 @@ def is_source(stage: Stage) -> bool:
 
 
 def name_of(stage: Stage) -> str:
-    """What --source calls it: the name of an imported model, the start of a trained one's key."""
+    """What --source calls it: an imported model's name, or the first digits of a key."""
     return stage.name if stage.kind == "imported" else stage.key[:12]
 
 
 def find_artefact(cache: Path, name: str) -> Artefact:
-    """The source model of that name, or whose key begins so.
+    """Return the source model of that name, or whose key begins with it.
 
     Raises BadInput where there is none, or several.
     """
@@ -70,12 +70,12 @@ def find_artefact(cache: Path, name: str) -> Artefact:
 
 
 def find(cache: Path, name: str) -> Stage:
-    """The stage of `find_artefact`."""
+    """Return the stage of the source model that `find_artefact` finds."""
     return find_artefact(cache, name).stage
 
 
 def row(artefact: Artefact) -> dict[str, Any]:
-    """A line of `source list`."""
+    """Return what a line of `source list` says of a source model."""
     stage, card = artefact.stage, artefact.card
     trained = stage.kind != "imported"
     dice = card.notes.get("validation_dice")
@@ -99,7 +99,7 @@ def size_of(stage: Stage) -> int | None:
 
 
 def settings_of(stage: Stage, given: Sequence[str]) -> list[str]:
-    """The --source-set texts that bring a recipe to a source model: its size and its network.
+    """Return the size and the network of a source model as --source-set texts.
 
     Raises BadInput where the user gave others: what was trained cannot be chosen again.
     """
@@ -115,7 +115,7 @@ def settings_of(stage: Stage, given: Sequence[str]) -> list[str]:
 
 
 def check_fits(stage: Stage, problem: Problem, task: str) -> None:
-    """Raises BadInput where a source model is of other classes, channels or another head."""
+    """Raise BadInput where a source model has other classes or channels, or another head."""
     mine, wanted = stage.problem, problem
     for what, have, want in (
         ("classes", plain(mine.classes), plain(wanted.classes)),
@@ -129,12 +129,19 @@ def check_fits(stage: Stage, problem: Problem, task: str) -> None:
 
 
 def alike(cache: Path, run: Run) -> list[Stage]:
-    """The trained source models that a run would train, if the files of its source were theirs."""
+    """Return the trained source models that a run could have trained itself.
+
+    All is the same but the content of the source files, which nobody can compare.
+    """
     wanted, task = run.source, run.task
     roles = {"source": "source", "validation": "source test"}
     how = {
         role: [
-            {"dataset": d.dataset, "how": plain(Preparation.of(task, d, run.recipe.size, prepared))}
+            {
+                "dataset": d.dataset,
+                "data": run.data,
+                "how": plain(Preparation.of(task, d, run.recipe.size, prepared)),
+            }
             for d in task.source
         ]
         for role, prepared in roles.items()
@@ -151,11 +158,11 @@ def _alike(stage: Stage, wanted: Stage, how: Mapping[str, Any]) -> bool:
 
 
 def _describe(split: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: split[name] for name in ("dataset", "how")}
+    return {name: split[name] for name in ("dataset", "data", "how")}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a user's file, out of the wrappings that are common.
+    """Read a state dict from a user's file, out of the usual wrappings.
 
     A checkpoint that holds the state dict under "state_dict", "model_state_dict" or "model" is
     opened, and the prefix "module." of parallel training is taken off. Raises BadInput for files
@@ -179,7 +186,7 @@ def import_file(
     settings: Sequence[str] = (),
     name: str | None = None,
 ) -> Artefact:
-    """Bring a source model of the user's own into the cache.
+    """Copy a source model of the user's own into the cache.
 
     network: entry of the registry; None takes what the file says of itself (`export` writes it),
     else the profile's. settings: size and fields of the network, as --source-set.
@@ -187,6 +194,7 @@ def import_file(
     name that is taken by another model.
     """
     from sfdabench.models import weights
+    from sfdabench.models.composites import rebuild
     from sfdabench.run.plan import choose_recipe
 
     value: Task = registry.load("tasks", task)
@@ -195,8 +203,9 @@ def import_file(
     chosen = [*settings]
     if network is not None:
         chosen.append(f"network={network}")
-    elif file.suffix == ".safetensors":
-        chosen = [*_said_of_itself(file, {*pairs(settings, "--source-set")}), *settings]
+    else:
+        given = pairs(settings, "--source-set")
+        chosen = [*(text for n, text in _said_of_itself(file).items() if n not in given), *settings]
     recipe, entry, _ = choose_recipe(value, profile, chosen)
     problem = Problem(
         classes=value.classes,
@@ -205,18 +214,17 @@ def import_file(
         augmentation=value.augmentation,
         source_loss=recipe.loss,
     )
-    state = read_weights(file)
-    module = entry.build(channels=problem.channels, outputs=problem.outputs)
-    weights.fill(module, state, file)
-    state = module.state_dict()
+    network = entry.build(channels=problem.channels, outputs=problem.outputs)
+    composite = _about(file).get("composite")
+    state = rebuild(network, composite, read_weights(file), file).weights()
     content = weights.sha256(state)
-    called = name or re.sub(r"[^a-z0-9_.-]+", "-", file.stem.lower()).strip("-.") or "model"
+    called = name or _free_name(file, content, cache)
     if not NAME.fullmatch(called):
         raise BadInput(f"--name {called}: give small letters, digits, '-', '_' and '.'")
     stage = Stage(
         kind="imported",
         name=called,
-        fields={"sha256": content, "size": recipe.size},
+        fields={"sha256": content, "size": recipe.size, "composite": composite},
         code={},
         network=recipe.network,
         network_fields=plain(entry),
@@ -227,27 +235,52 @@ def import_file(
             if other.card.key == stage.key:
                 return other
             raise BadInput(
-                f"--name {called}: another model is imported under this name; choose another"
+                f"--name {called}: another model is imported under this name; import {file} with "
+                "`sfdabench source import --name` and a name of its own"
             )
-    return put(cache, stage, state, task=registry.canonical("tasks", task), size=recipe.size)
+    about = {"task": registry.canonical("tasks", task), "size": recipe.size}
+    return put(cache, stage, state, composite=composite, **about)
 
 
-def _said_of_itself(file: Path, given: set[str]) -> list[str]:
-    """Network and size as --source-set texts, from a file that `export` wrote; else nothing."""
+def _free_name(file: Path, content: str, cache: Path) -> str:
+    """The file's name, with the start of its hash where another model is called so already."""
+    called = re.sub(r"[^a-z0-9_.-]+", "-", file.stem.lower()).strip("-.") or "model"
+    others = {
+        a.card.sha256 for a in every(cache) if a.stage.kind == "imported" and a.stage.name == called
+    }
+    return called if others <= {content} else f"{called}-{content[:8]}"
+
+
+def _about(file: Path) -> dict[str, Any]:
+    """What `write_model` wrote into a file of itself; nothing for files of others.
+
+    Raises BadInput where the file is missing or broken.
+    """
     from sfdabench.models import weights
 
     if not file.is_file():
         raise BadInput(f"{file}: no such file")
+    if file.suffix != ".safetensors":
+        return {}
     _, metadata = weights.from_bytes(file.read_bytes(), file)
-    if "sfdabench" not in metadata:
-        return []
-    about = json.loads(metadata["sfdabench"])
+    try:
+        about = json.loads(metadata.get("sfdabench", "{}"))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{file}: its description cannot be read ({error})") from error
+    return about if isinstance(about, dict) else {}
+
+
+def _said_of_itself(file: Path) -> dict[str, str]:
+    """Size, network and its fields as texts of --source-set, by field."""
+    about = _about(file)
+    if not {"size", "network", "network_fields"} <= about.keys():
+        return {}
     own = {"size": about["size"], "network": about["network"], **about["network_fields"]}
-    return [text for n, v in own.items() for text in [setting(n, v)] if n not in given]
+    return {name: setting(name, value) for name, value in own.items()}
 
 
 def setting(name: str, value: Any) -> str:
-    """A field and its value as --source-set takes them."""
+    """Return a field and its value as --source-set takes them."""
     return f"{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
@@ -257,6 +290,7 @@ def put(
     state: Mapping[str, Tensor],
     *,
     notes: Mapping[str, float] | None = None,
+    composite: dict[str, Any] | None = None,
     task: str | None = None,
     size: int | None = None,
     seconds: float = 0.0,
@@ -274,6 +308,7 @@ def put(
             key=stage.key,
             stage=stage.plain(),
             sha256=content,
+            composite=composite,
             files=artefacts.hashes(folder),
             notes=dict(notes or {}),
             seconds=seconds,

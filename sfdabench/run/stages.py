@@ -18,7 +18,7 @@ LABELLED_ROLES = SOURCE_ROLES | {"target labels"}
 
 
 class Stages:
-    """Brings the splits of a run to arrays and realises its stages, each once.
+    """Prepares the splits of a run and realises its stages, each once.
 
     force: methods adapt again although their artefacts are there; source stages do not.
     audits: whether the model of each epoch predicts the test images.
@@ -32,13 +32,13 @@ class Stages:
         self._prepared: dict[str, Prepared] = {}
 
     def of(self, run: Run) -> Stages:
-        """The stages of another run of the same source and target, with what is there already."""
+        """Return the stages of another run of the same splits; what was made is shared."""
         other = Stages(run, self.progress, audits=self.audits)
         other.artefacts, other._prepared = self.artefacts, self._prepared
         return other
 
     def prepare(self) -> None:
-        """Bring to arrays what will be read: nothing of the source where its stages are there."""
+        """Prepare the splits that will be read; the source only where a stage has to be made."""
         if any(SOURCE_ROLES & stage.sees.keys() for stage in self._missing()):
             for role in ("source", "validation"):
                 for split, name in self._splits(role):
@@ -61,14 +61,14 @@ class Stages:
         return self.arrays(self.run.target_test, "target test")
 
     def arrays(self, split: Split, role: str) -> Prepared:
-        """The arrays of a split, with a bar that names the role."""
+        """Return the arrays of a split; a progress bar names the role."""
         key = digest(split.inputs)
         if key not in self._prepared:
             self._prepared[key] = split.arrays(self.run.cache, self.progress, role)
         return self._prepared[key]
 
     def realise(self, stage: Stage) -> Artefact:
-        """The artefact of a stage, made where it is not there; those before it must be."""
+        """Return the artefact of a stage, or make it; the stages before it must be there."""
         if stage.key not in self.artefacts:
             self.artefacts[stage.key] = realise(
                 stage,
@@ -125,7 +125,7 @@ class Stages:
         if stage.kind != "methods":
             return []
         run = self.run
-        paths = [run.cache / "prepared"]
+        paths = [run.cache / "prepared", artefacts.root(run.cache), *run.source_files]
         paths += [p for case in run.target_test.cases for p in case.label]
         if "target labels" not in stage.sees:
             paths += [p for case in run.target_train.cases for p in case.label]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sfdabench.core.context import SourceContext
+    from sfdabench.core.head import Head
     from sfdabench.core.streams import LabelledStream
 
 
@@ -76,7 +77,9 @@ class SourceTraining(Training, SourceStage):
         return best
 
 
-def validation_dice(model: nn.Module, stream: LabelledStream, head: str, threshold: float) -> float:
+def validation_dice(
+    model: nn.Module, stream: LabelledStream, head: Head, threshold: float
+) -> float:
     """Mean over images and classes of (2 I + 1) / (P + G + 1) on the network's grid."""
     import torch
 
@@ -86,13 +89,8 @@ def validation_dice(model: nn.Module, stream: LabelledStream, head: str, thresho
     total, count = 0.0, 0
     with torch.inference_mode():
         for images, masks in stream.pairs(8, SOURCE["none"], shuffle=False):
-            logits = model(images)
-            if head == "sigmoid":
-                hard, truth = (logits.sigmoid() > threshold).float(), masks
-            else:
-                winner = logits.argmax(dim=1, keepdim=True)
-                hard = torch.zeros_like(logits).scatter_(1, winner, 1.0)[:, 1:]
-                truth = masks[:, 1:]
+            hard = head.masks_of_logits(model(images), threshold).float()
+            truth = head.without_background(masks)
             shared = (hard * truth).sum(dim=(2, 3))
             size = hard.sum(dim=(2, 3)) + truth.sum(dim=(2, 3))
             dice = (2 * shared + 1) / (size + 1)

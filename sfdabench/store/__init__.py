@@ -1,1 +1,1 @@
-"""STAGE 6: records on disk; imports no torch."""
+"""Records and scores of cases on disk; nothing here imports torch."""

@@ -54,7 +54,7 @@ def read(path: Path) -> Rows:
 
 
 def packed_file(out: Path) -> Path:
-    """Name the file that may hold the rows of all records in folder `out`."""
+    """Return the path of the file that may hold the rows of all records in folder `out`."""
     return out / PACKED
 
 

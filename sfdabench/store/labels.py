@@ -1,4 +1,4 @@
-"""What a run is called, and its field values as the texts of --set and --source-set."""
+"""Names of runs, and field values as the texts that --set and --source-set take."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ Fields = dict[str, dict[str, Any]]  # method -> field -> value, as in a record
 
 
 def text(value: Any) -> str:
-    """A field's value as a flag takes it: a string as it is, anything else as JSON."""
+    """Return a field's value as a flag takes it: a string as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def pairs(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """'field=value' of each, by name."""
+    """Return each field as 'field=value', sorted by name."""
     return tuple(f"{name}={text(value)}" for name, value in sorted(values.items()))
 
 
 def settings(overrides: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Field values as texts of --set, each with its method's name."""
+    """Return field values as texts of --set, each with the name of its method."""
     return tuple(
         f"{method}.{pair}" for method, values in overrides.items() for pair in pairs(values)
     )
 
 
 def flat(method: str, fields: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    """(name, value) of each field as a label names it: in a chain each has its method."""
+    """Return each field as (name, value); in a chain the name begins with the method's."""
     chain = method.split("+")
     place = "{1}" if len(chain) == 1 else "{0}.{1}"
     return tuple(
@@ -39,11 +39,11 @@ def flat(method: str, fields: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[st
 
 
 def label(method: str, overrides: Mapping[str, Mapping[str, Any]]) -> str:
-    """'cbmt alpha=0.5 ema=0.9'; in a chain each field has its method: 'adabn+cbmt cbmt.ema=0.9'."""
+    """Name a run: 'cbmt alpha=0.5 ema=0.9', or 'adabn+cbmt cbmt.ema=0.9' for a chain."""
     return " ".join([method, *(f"{name}={text(v)}" for name, v in flat(method, overrides))])
 
 
 def split(name: str) -> tuple[str, tuple[str, ...]]:
-    """A label -> its method and the texts of --set; a value may hold blanks."""
+    """Split a label into its method and the texts of --set; a value may hold blanks."""
     method, *changes = re.split(r" (?=[\w.]+=)", name)
     return method, tuple(changes)

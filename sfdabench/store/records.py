@@ -180,7 +180,7 @@ class Audit(_Part):
 
 
 class Record(_Part):
-    """What is known of a run when it is over.
+    """All that is known of a run when it is over.
 
     key: the hash of all inputs. reason, traceback: of a failed run. fields, overrides: by method,
     all values and those that the user changed. recipe: of the source training. source_stages: the
@@ -251,7 +251,7 @@ class Record(_Part):
 
     @property
     def why(self) -> str:
-        """The reason of a failed run, in one line."""
+        """Why the run failed, in one line."""
         return _line(self.reason or "", len(self.reason or ""))
 
     @model_validator(mode="after")
@@ -300,18 +300,18 @@ class Stored(Record):
 
 
 def digest(inputs: Mapping[str, Any]) -> str:
-    """The hash of a run's inputs, which is its name on disk."""
+    """Return the hash of a run's inputs, which names its record."""
     text = json.dumps(inputs, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def record_path(out: Path, task: str, method: str, key: str) -> Path:
-    """`out`/task/method/first 16 digits of the input hash.json."""
+    """Return where a record lies: `out`/TASK/METHOD/KEY.json, with 16 digits of the key."""
     return out / task / method / f"{key[:16]}.json"
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write readable JSON, atomically; a NaN in it is an error, not a file no parser accepts."""
+    """Write indented JSON, whole or not at all. Raises ValueError for a NaN in it."""
     with atomic(path) as file:
         json.dump(value, file, indent=1, allow_nan=False)
         file.write("\n")

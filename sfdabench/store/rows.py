@@ -12,7 +12,7 @@ from sfdabench.core.errors import BadInput
 
 
 def read(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Every row with the number of the line that it ends in, from 1.
+    """Return every row with the number of the line that it ends in, from 1.
 
     Raises BadInput that names the file where it cannot be read or has other columns.
     """

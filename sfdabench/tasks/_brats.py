@@ -1,5 +1,6 @@
 """What the brain tumour tasks share: OSUDA's set-up (methods-cross-modality.md §1.2 and §5.3)."""
 
+from sfdabench.core.head import SIGMOID
 from sfdabench.core.method import Paper
 from sfdabench.core.task import Centre, Domain, Recipe, Task
 
@@ -44,7 +45,7 @@ def whole_tumour(title: str, modality: str) -> Task:
         target=Domain("brats2018", train="*-b-train", test="*-b-test", channels=(modality,)),
         classes={"whole": (1, 2, 4)},
         channels=1,
-        head="sigmoid",
+        head=SIGMOID,
         crop=Centre(192, "mm"),  # ours: a crop of 128 cuts the brain
         intensity="zscore_nonzero",  # ours: over the brain, background 0
         source_planes="labelled",  # ours

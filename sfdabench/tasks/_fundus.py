@@ -1,5 +1,6 @@
 """What the fundus tasks share."""
 
+from sfdabench.core.head import SIGMOID
 from sfdabench.core.method import Paper
 from sfdabench.core.task import Domain, Recipe, Task
 
@@ -45,7 +46,7 @@ def fundus(title: str, source: str, target: str) -> Task:
         target=Domain(target),
         classes={"cup": (2,), "disc": (1, 2)},
         channels=3,
-        head="sigmoid",
+        head=SIGMOID,
         crop="disc",
         intensity="symmetric",
         profiles={"paper": PAPER, "phantom": PHANTOM},

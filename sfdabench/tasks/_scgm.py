@@ -1,5 +1,6 @@
 """What the spinal cord tasks share: self-ensembling's set-up (methods-cross-modality.md §6)."""
 
+from sfdabench.core.head import SIGMOID
 from sfdabench.core.method import Paper
 from sfdabench.core.task import Centre, Domain, Recipe, Task
 
@@ -56,7 +57,7 @@ def grey_matter(site: int) -> Task:
         target=Domain("scgm", train=f"site{site}-unlabelled", test=labelled, oracle=labelled),
         classes={"grey_matter": (1,)},
         channels=1,
-        head="sigmoid",
+        head=SIGMOID,
         crop=Centre(50, "mm"),  # paper: 200 px of 0.25 mm
         intensity="zscore_plane",  # paper
         source_planes="labelled",  # code: slices without grey matter are left out

@@ -1,5 +1,6 @@
 """Abdominal organs from MRI to CT: APL's tables, after SIFA (methods-cross-modality.md §1.1)."""
 
+from sfdabench.core.head import SOFTMAX
 from sfdabench.core.method import Paper
 from sfdabench.core.task import Domain, Recipe, Task
 
@@ -14,7 +15,7 @@ TASK = Task(
     target=Domain("malbcv", window=(-125.0, 275.0)),  # public recipe (ProtoContra)
     classes={"liver": (1,), "right_kidney": (2,), "left_kidney": (3,), "spleen": (4,)},
     channels=1,
-    head="softmax",
+    head=SOFTMAX,
     crop="none",
     intensity="zscore",  # SIFA: each volume
     source_planes="labelled",  # ours: the range of the organs, as the public recipes

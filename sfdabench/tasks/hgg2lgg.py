@@ -1,5 +1,6 @@
 """High-grade to low-grade glioma, four modalities and four classes: OSUDA Table 1."""
 
+from sfdabench.core.head import SOFTMAX
 from sfdabench.core.task import Centre, Domain, Task
 from sfdabench.tasks._brats import OSUDA, PAPER, PHANTOM
 
@@ -16,7 +17,7 @@ TASK = Task(
         "core_brats": ("necrosis", "enhancing"),  # BraTS's tumour core
     },
     channels=4,
-    head="softmax",
+    head=SOFTMAX,
     crop=Centre(192, "mm"),  # ours: a crop of 128 cuts the brain
     intensity="zscore_nonzero",  # ours: over the brain, background 0
     source_planes="labelled",  # ours

@@ -5,6 +5,7 @@ import torch
 
 from sfdabench.campaign import portable
 from sfdabench.core.errors import BadInput
+from sfdabench.core.head import SIGMOID
 from sfdabench.core.progress import Progress
 from sfdabench.core.stage import Problem, Stage
 from sfdabench.models.weights import sha256, to_bytes
@@ -20,7 +21,7 @@ STAGE = Stage(
     code={},
     network="unet_small",
     network_fields={},
-    problem=Problem({"disc": (1,)}, "sigmoid", 3, "light", "cross_entropy"),
+    problem=Problem({"disc": (1,)}, SIGMOID, 3, "light", "cross_entropy"),
 )
 
 

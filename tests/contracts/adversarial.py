@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sfdabench.core.fields import Positive, PositiveInt
 from sfdabench.core.method import Method
 from sfdabench.core.needs import Needs
-from sfdabench.primitives.losses import probabilities, segmentation_loss
+from sfdabench.primitives.losses import segmentation_loss
 from sfdabench.primitives.views import SOURCE, identity
 
 
@@ -30,7 +30,7 @@ class Adversarial(Method):
     def adapt(self, context):
         """One step of the segmenter, then one of the judge."""
         model = context.model().train()
-        channels = len(context.classes) + (context.head == "softmax")
+        channels = context.head.outputs(len(context.classes))
         judge = nn.Sequential(
             nn.Conv2d(channels, 8, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 3, padding=1)
         )
@@ -45,8 +45,8 @@ class Adversarial(Method):
                 self.batch_size, SOURCE[context.augmentation]
             ):
                 logits = model(images)
-                source = probabilities(logits, context.head)
-                adapted = probabilities(model(next(target).plain), context.head)
+                source = context.head.probabilities(logits)
+                adapted = context.head.probabilities(model(next(target).plain))
                 task = segmentation_loss(logits, masks, context.head)
                 fooled = verdict(judge(adapted), 1.0)
                 discriminator = verdict(judge(source.detach()), 1.0)

@@ -4,6 +4,7 @@ import torch
 
 from sfdabench.core.context import Context
 from sfdabench.core.errors import UndeclaredNeed
+from sfdabench.core.head import SIGMOID
 from sfdabench.core.needs import Needs
 from sfdabench.core.seeding import generator
 from sfdabench.core.streams import Clock, LabelledStream, Stream
@@ -109,7 +110,7 @@ def test_an_undeclared_need_raises(need):
         keeper=None,
         needs=Needs(),
         classes=("a",),
-        head="sigmoid",
+        head=SIGMOID,
         seed=0,
         start_model=torch.nn.Identity(),
         target_split=Stream(**stream()),
@@ -126,7 +127,7 @@ def test_an_online_method_has_no_training_split():
         keeper=None,
         needs=Needs(online=True),
         classes=("a",),
-        head="sigmoid",
+        head=SIGMOID,
         seed=0,
         start_model=torch.nn.Identity(),
         target_split=Stream(**stream()),

@@ -11,6 +11,7 @@ from torch import nn
 from sfdabench.core.checkpoint import CheckpointKeeper, read
 from sfdabench.core.context import Context, Loop, SourceContext
 from sfdabench.core.errors import BadInput, RunFailed, UndeclaredNeed
+from sfdabench.core.head import SIGMOID
 from sfdabench.core.needs import SETTINGS, Needs
 from sfdabench.core.streams import Clock, LabelledStream
 
@@ -247,7 +248,7 @@ def context(needs, **granted):
         keeper=None,
         needs=needs,
         classes=("a",),
-        head="sigmoid",
+        head=SIGMOID,
         seed=0,
         start_model=nn.Identity(),
         target_split=labelled(Clock()),
@@ -287,7 +288,7 @@ def test_a_source_context_trains_a_copy_and_has_no_target(tmp_path):
         clock=Clock(),
         keeper=CheckpointKeeper(tmp_path),
         classes=("a",),
-        head="sigmoid",
+        head=SIGMOID,
         seed=0,
         start_model=start,
         source=labelled(Clock()),

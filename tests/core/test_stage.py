@@ -6,9 +6,10 @@ import json
 import pytest
 
 from sfdabench.core.errors import BadInput
+from sfdabench.core.head import SIGMOID, SOFTMAX
 from sfdabench.core.stage import Problem, Stage
 
-PROBLEM = Problem({"cup": (2,), "disc": (1, 2)}, "sigmoid", 3, "light", "cross_entropy")
+PROBLEM = Problem({"cup": (2,), "disc": (1, 2)}, SIGMOID, 3, "light", "cross_entropy")
 SOURCE = Stage(
     kind="stages",
     name="source_training",
@@ -28,7 +29,7 @@ CHANGES = [
     {"code": {"maker": "r2"}},
     {"network": "unet_dual"},
     {"network_fields": {"width": 8, "depth": 2}},
-    {"problem": dataclasses.replace(PROBLEM, head="softmax")},
+    {"problem": dataclasses.replace(PROBLEM, head=SOFTMAX)},
     {"sees": {"source": [{"content": "b", "how": {"size": 32}}]}},
     {"seed": 1},
     {"device": "cuda"},
@@ -59,7 +60,7 @@ def test_through_json_and_back():
     again = Stage.read(json.loads(json.dumps(whole.plain())))
     assert again.key == whole.key
     assert again.start.key == SOURCE.key
-    assert again.problem.classes == PROBLEM.classes
+    assert again.problem == PROBLEM
 
 
 def test_order_has_each_stage_once_after_what_it_is_made_from():
@@ -81,4 +82,4 @@ def test_an_imported_model_cannot_be_made():
 
 def test_outputs_count_the_background_of_a_softmax():
     assert PROBLEM.outputs == 2
-    assert dataclasses.replace(PROBLEM, head="softmax").outputs == 3
+    assert dataclasses.replace(PROBLEM, head=SOFTMAX).outputs == 3

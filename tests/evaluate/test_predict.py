@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sfdabench.core import registry
+from sfdabench.core.head import SOFTMAX
 from sfdabench.core.streams import Clock, Stream
 from sfdabench.evaluate.predict import evaluating, predict, seal, unseal
 from sfdabench.prepare.arrays import Prepared, PreparedCase
@@ -13,7 +14,7 @@ from sfdabench.prepare.planes import Geometry
 
 TASK = registry.load("tasks", "refuge2drishti")
 ONE = replace(TASK, classes={"cup": (2,)})
-TWO = replace(TASK, classes={"a": (1,), "b": (2,)}, head="softmax")
+TWO = replace(TASK, classes={"a": (1,), "b": (2,)}, head=SOFTMAX)
 PROTOCOLS = {name: registry.load("protocols", name) for name in ("strict", "cbmt")}
 
 

@@ -5,6 +5,7 @@ import torch
 
 from sfdabench.checks import toy
 from sfdabench.checks.toy import Toy, attempt
+from sfdabench.core.head import SOFTMAX
 from sfdabench.methods.apl import APL, disagreement, margin, relevance
 from sfdabench.models.segmenter import Segmenter
 from sfdabench.networks.deeplabv2_resnet101 import DeepLabV2ResNet101
@@ -22,7 +23,7 @@ def maps(*shape, seed=0):
 def deployed(folder, **fields):
     """Weights of the toy's model before and after, by part: of the heads, of all else."""
     method = APL(**(ONE | fields))
-    run = attempt(method, Toy(head="softmax"), folder)
+    run = attempt(method, Toy(head=SOFTMAX), folder)
     parts = []
     for model in (run.start, run.deployed):
         named = model.weights()
@@ -135,7 +136,7 @@ class TestAlternation:
             return step(self, *arguments)
 
         monkeypatch.setattr(torch.optim.SGD, "step", recorded)
-        attempt(APL(epochs=1, batch_size=5), Toy(head="softmax", size=(32, 32)), tmp_path)
+        attempt(APL(epochs=1, batch_size=5), Toy(head=SOFTMAX, size=(32, 32)), tmp_path)
         assert steps == [(0, 1), (1, 0), (0, 1), (1, 0)]  # (encoder, heads)
 
     def test_heads_do_not_feel_the_self_training(self, tmp_path):
@@ -179,7 +180,7 @@ def test_the_heads_come_to_agree(tmp_path):
     from sfdabench.core.checkpoint import read
 
     method = APL(epochs=12, batch_size=4, learning_rate=1e-3, head_factor=100.0, relevance="none")
-    attempt(method, Toy(head="softmax"), tmp_path)
+    attempt(method, Toy(head=SOFTMAX), tmp_path)
     curves = read(tmp_path / "stage-0.safetensors")["curves"]
     assert set(curves) == {"consistency", "self_training", "confidence", "foreground"}
     assert curves["consistency"][-1] < 0.8 * curves["consistency"][0]

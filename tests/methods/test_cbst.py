@@ -7,11 +7,12 @@ import torch
 
 from sfdabench.checks.toy import Killed, Toy, attempt, draw
 from sfdabench.core.checkpoint import read
+from sfdabench.core.head import SOFTMAX
 from sfdabench.methods.cbst import CBST
 from sfdabench.models.weights import sha256
 from sfdabench.primitives.pseudo_labels import IGNORE, class_balanced_labels, class_thresholds
 
-TOY = Toy(head="softmax")
+TOY = Toy(head=SOFTMAX)
 
 
 def portions(monkeypatch, folder, **fields):

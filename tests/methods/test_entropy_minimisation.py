@@ -6,6 +6,7 @@ from torch import nn
 
 from sfdabench.checks.toy import Toy, attempt
 from sfdabench.core.checkpoint import read
+from sfdabench.core.head import SIGMOID, SOFTMAX
 from sfdabench.methods.entropy_minimisation import EntropyMinimisation
 
 QUICK = {"epochs": 2, "batch_size": 9, "learning_rate": 1e-3}
@@ -20,7 +21,7 @@ def moved(done):
     return {n for n, p in done.deployed.named_parameters() if not torch.equal(p, before[n])}
 
 
-@pytest.mark.parametrize(("head", "outcomes"), [("sigmoid", 2), ("softmax", 4)])
+@pytest.mark.parametrize(("head", "outcomes"), [(SIGMOID, 2), (SOFTMAX, 4)], ids=str)
 def test_normalised_is_a_share_of_the_largest_entropy(tmp_path, head, outcomes):
     """Three classes: four channels of a softmax, three questions of two answers of a sigmoid."""
     losses = {}

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sfdabench.checks.toy import CPU, Toy, attempt, draw, source_model
 from sfdabench.core import registry
+from sfdabench.core.head import SOFTMAX
 from sfdabench.core.streams import Clock, LabelledStream, Stream
 from sfdabench.primitives.views import SOURCE, fundus_strong, identity
 
@@ -40,7 +41,7 @@ class Scene:
             **shared,
             labels=labels,
             classes=setting.values,
-            background=setting.head == "softmax",
+            background=setting.head.exclusive,
         )
         self.steps = -(-setting.count // SIZE)  # of an epoch
 
@@ -395,35 +396,35 @@ def osuda(scene):
     return deployed
 
 
-SIGMOID, SOFTMAX = Toy(), Toy(head="softmax", classes=3)
+NESTED, EXCLUSIVE = Toy(), Toy(head=SOFTMAX, classes=3)
 SGD = {"epochs": 2, "batch_size": SIZE, "learning_rate": 1e-2}
 
 # method -> fields, toy, and its steps by hand
 BY_HAND = {
-    "source_only": ({}, SIGMOID, source_only),
-    "adabn": ({"batch_size": SIZE}, SIGMOID, adabn),
-    "supervised": ({"epochs": 3, "batch_size": SIZE, "lr_decay": 0.8}, SIGMOID, supervised),
-    "entropy_minimisation": (SGD | {"learning_rate": 1e-3}, SIGMOID, entropy_minimisation),
+    "source_only": ({}, NESTED, source_only),
+    "adabn": ({"batch_size": SIZE}, NESTED, adabn),
+    "supervised": ({"epochs": 3, "batch_size": SIZE, "lr_decay": 0.8}, NESTED, supervised),
+    "entropy_minimisation": (SGD | {"learning_rate": 1e-3}, NESTED, entropy_minimisation),
     "pseudo_label": (
         {"epochs": 3, "batch_size": SIZE, "learning_rate": 1e-3, "lr_decay": 0.7},
-        SIGMOID,
+        NESTED,
         pseudo_label,
     ),
     "mean_teacher": (
         {"epochs": 3, "batch_size": SIZE, "lr_decay": 0.7, "ema": 0.9},
-        SIGMOID,
+        NESTED,
         mean_teacher,
     ),
     "cbmt": (
         {"epochs": 3, "batch_size": SIZE, "lr_decay": 0.7, "ema": 0.9, "threshold": 0.5},
-        SIGMOID,
+        NESTED,
         cbmt,
     ),
-    "threshold": (SGD | {"threshold": 0.8}, SOFTMAX, threshold),
-    "cbst": (SGD | {"rounds": 2, "portion_step": 0.15}, SOFTMAX, cbst),
-    "apl": (SGD, SOFTMAX, apl),
-    "mrnet": (SGD | {"learning_rate": 1e-3}, SOFTMAX, mrnet),
-    "osuda": (SGD | {"learning_rate": 1e-3}, SIGMOID, osuda),
+    "threshold": (SGD | {"threshold": 0.8}, EXCLUSIVE, threshold),
+    "cbst": (SGD | {"rounds": 2, "portion_step": 0.15}, EXCLUSIVE, cbst),
+    "apl": (SGD, EXCLUSIVE, apl),
+    "mrnet": (SGD | {"learning_rate": 1e-3}, EXCLUSIVE, mrnet),
+    "osuda": (SGD | {"learning_rate": 1e-3}, NESTED, osuda),
 }
 
 # (method, text in its file, what it is replaced by): faults that no contract can see

@@ -10,10 +10,11 @@ from sfdabench.checks.toy import Toy, attempt, draw
 from sfdabench.core.checkpoint import read
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import override
+from sfdabench.core.head import SOFTMAX
 from sfdabench.methods.mrnet import MRNet, rectified
 from sfdabench.models.weights import sha256
 
-TOY = Toy(head="softmax")
+TOY = Toy(head=SOFTMAX)
 QUICK = {"epochs": 2, "batch_size": 4}
 
 

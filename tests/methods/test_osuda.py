@@ -9,6 +9,7 @@ from torch import nn
 
 from sfdabench.checks.toy import Toy, attempt, draw
 from sfdabench.core.checkpoint import read
+from sfdabench.core.head import SIGMOID
 from sfdabench.methods.osuda import OSUDA, transferability
 from sfdabench.models.weights import sha256
 from sfdabench.primitives.batch_norm import Moments, batch_norm_layers, pool_statistics
@@ -106,7 +107,7 @@ def test_starts_as_the_source_model_with_nothing_to_correct(tmp_path):
     """One batch in one epoch: what is logged is of the first forward pass."""
     done = attempt(OSUDA(epochs=1, batch_size=9), Toy(), tmp_path)
     with torch.no_grad():
-        expected = mean_entropy(done.start.eval()(target()), "sigmoid")
+        expected = mean_entropy(done.start.eval()(target()), SIGMOID)
     found = curves(tmp_path)
     assert found["entropy"] == pytest.approx([expected.item()], rel=1e-4)
     assert found["consistency"] == [0.0]

@@ -8,6 +8,7 @@ from torch import nn
 
 from sfdabench.checks.toy import Killed, Toy, attempt, draw
 from sfdabench.core.checkpoint import read
+from sfdabench.core.head import HEADS, SIGMOID, SOFTMAX
 from sfdabench.core.seeding import generator
 from sfdabench.methods.tent import Tent
 from sfdabench.models.segmenter import OnlineSegmenter, Segmenter
@@ -21,7 +22,7 @@ from sfdabench.primitives.batch_norm import (
 from sfdabench.primitives.entropy import mean_entropy, tent_step
 
 
-def target(head="sigmoid"):
+def target(head=SIGMOID):
     images, _ = draw(Toy(head=head), "target", 9, foreground=True)
     return torch.from_numpy(images).float() / 127.5 - 1
 
@@ -49,7 +50,7 @@ def test_statistics_are_reestimated_after_the_last_step(tmp_path):
         assert torch.allclose(mine.running_var, theirs.running_var, rtol=1e-4)
 
 
-@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_loss_is_the_entropy_under_batch_statistics(tmp_path, head):
     done = attempt(Tent(batch_size=9), Toy(head=head), tmp_path)
     start = copy.deepcopy(done.start)
@@ -58,7 +59,7 @@ def test_loss_is_the_entropy_under_batch_statistics(tmp_path, head):
     assert curves(tmp_path)["loss"] == pytest.approx([expected.item()], rel=1e-4)
 
 
-@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_entropy_falls(tmp_path, head):
     attempt(Tent(epochs=6, batch_size=4, learning_rate=1e-2), Toy(head=head), tmp_path)
     loss = curves(tmp_path)["loss"]
@@ -69,7 +70,7 @@ def online(model):
     optimiser = torch.optim.Adam(select_trainable(model, "affine"), 1e-2)
 
     def learn(images):
-        return tent_step(model, optimiser, images, "sigmoid", lambda **losses: None)
+        return tent_step(model, optimiser, images, SIGMOID, lambda **losses: None)
 
     return OnlineSegmenter(model, learn, batch_size=2)
 
@@ -110,7 +111,7 @@ def test_the_contract_on_kills_does_kill_it(tmp_path):
 
 def entropy(logits, head):
     """The paper's, of a pixel's classes; of both outcomes of each channel for a sigmoid."""
-    if head == "softmax":
+    if head == SOFTMAX:
         p = logits.softmax(1)
         return -(p * p.log()).sum(1).mean()
     p = logits.sigmoid()
@@ -183,7 +184,7 @@ def close(model, by_hand):
             assert torch.allclose(state[name], value, atol=2e-5, rtol=1e-4), name
 
 
-@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_two_epochs_are_those_of_the_paper(tmp_path, head):
     done = attempt(Tent(epochs=2, batch_size=4, steps=2), Toy(head=head), tmp_path)
     hand = ByHand(done.start, head, 1e-3)
@@ -199,7 +200,7 @@ def test_two_epochs_are_those_of_the_paper(tmp_path, head):
     assert min(moved) > 1e-3, "far beyond the tolerance"
 
 
-@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_online_a_pass_is_that_of_the_paper(tmp_path, head, monkeypatch):
     """Batches in the order of the data set, logits from before the last of the updates."""
     forward, predicted = OnlineSegmenter.forward, []

@@ -5,18 +5,19 @@ import torch
 
 from sfdabench.checks.toy import Toy, attempt, draw
 from sfdabench.core.checkpoint import read
+from sfdabench.core.head import HEADS, SOFTMAX
 from sfdabench.methods.threshold import Threshold
 from sfdabench.models.weights import sha256
 
 QUICK = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2}
 
 
-def run(folder, head="softmax", **fields):
+def run(folder, head=SOFTMAX, **fields):
     done = attempt(Threshold(**(QUICK | fields)), Toy(head=head), folder)
     return done, read(folder / "stage-0.safetensors")["curves"]
 
 
-@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_a_higher_threshold_keeps_less(head, tmp_path):
     kept = [run(tmp_path / str(t), head, threshold=t)[1]["kept"][0] for t in (0.5, 0.7, 0.9, 0.95)]
     assert kept == sorted(kept, reverse=True)
@@ -26,7 +27,7 @@ def test_a_higher_threshold_keeps_less(head, tmp_path):
 def test_the_first_loss_is_that_of_each_image_s_own_labels(tmp_path):
     """The mean of -log of the winning probability, where that is 0.9 or more."""
     done, curves = run(tmp_path, epochs=1, batch_size=9)
-    images, _ = draw(Toy(head="softmax"), "target", 9, foreground=True)
+    images, _ = draw(Toy(head=SOFTMAX), "target", 9, foreground=True)
     with torch.no_grad():
         logits = done.start(torch.from_numpy(images).float() / 127.5 - 1)
     highest = logits.softmax(dim=1).amax(dim=1)

@@ -10,6 +10,7 @@ from torch import nn
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, RunFailed
+from sfdabench.core.head import HEADS, SIGMOID
 from sfdabench.models.composites import Averaged, Normalised, describe, rebuild
 from sfdabench.models.normaliser import Normaliser
 from sfdabench.models.part import Part
@@ -100,7 +101,7 @@ def round_trip(model, precision="float32"):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_composites_come_back_and_predict_the_same(head, precision):
     part = normaliser(width=5)
     described = round_trip(Normalised(segmenter(precision=precision), part), precision)
@@ -113,7 +114,7 @@ def test_composites_come_back_and_predict_the_same(head, precision):
         },
     }
     described = round_trip(Averaged(segmenter(precision=precision), part, head), precision)
-    assert (described["name"], described["head"]) == ("Averaged", head)
+    assert (described["name"], described["head"]) == ("Averaged", head.name)
 
 
 def test_a_plain_segmenter_needs_no_description():
@@ -136,7 +137,7 @@ def test_names_of_the_source_model_survive():
     extra = set(whole.weights()) - set(before)
     assert extra
     assert {name.partition(".")[0] for name in extra} == {"before"}
-    other = Averaged(segmenter(), normaliser(), "sigmoid")
+    other = Averaged(segmenter(), normaliser(), SIGMOID)
     extra = set(other.weights()) - set(before)
     assert {name.partition(".")[0] for name in extra} == {"translate"}
 
@@ -156,13 +157,13 @@ def test_normalised_sees_what_the_part_makes():
     assert all(p.grad is not None for p in part.parameters())
 
 
-@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_averaged_is_the_mean_of_probabilities(head):
     part, model = normaliser(), segmenter()
     whole = Averaged(model, part, head)
 
     def probability(logits):
-        return logits.sigmoid() if head == "sigmoid" else logits.softmax(1)
+        return logits.sigmoid() if head == SIGMOID else logits.softmax(1)
 
     with torch.no_grad():
         one, other = model(IMAGES), model(part(IMAGES))
@@ -302,8 +303,6 @@ def test_a_composite_goes_around_a_plain_segmenter():
     for model in (Normalised(segmenter(), normaliser()), network()):
         with pytest.raises(RunFailed, match="goes around a plain Segmenter, not a"):
             Normalised(model, normaliser())
-    with pytest.raises(RunFailed, match="no head 'linear'"):
-        Averaged(segmenter(), normaliser(), "linear")
 
     class Net(nn.Module):
         def __init__(self):
@@ -320,6 +319,8 @@ def test_a_composite_goes_around_a_plain_segmenter():
         ({"name": "Sequential"}, "not the description of a composite"),
         ({"name": None}, "not the description of a composite"),
         ({"head": "sigmoid"}, "not the description of a composite"),
+        ({"name": "Averaged"}, "not the description of a composite"),
+        ({"name": "Averaged", "head": "linear"}, "not the description of a composite"),
         ({"part": None}, "not the description of a composite"),
         ({"part": {"module": "sfdabench.models.normaliser"}}, "not the description of a composite"),
         ({"part": {"module": "os", "class": "system"}}, "os: no file of an entry"),

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sfdabench.primitives.losses import consistency_loss, dice_loss, probabilities
+from sfdabench.core.head import HEADS, SIGMOID, SOFTMAX
+from sfdabench.primitives.losses import consistency_loss, dice_loss
 from sfdabench.primitives.teacher import ramp_up, ramp_up_and_down, update_teacher, warm_ema
-
-HEADS = ("sigmoid", "softmax")
 
 
 def logits(classes=3):
@@ -59,30 +58,30 @@ def test_ramps_of_no_length_and_of_the_whole_run():
     assert ramp_up_and_down(0.5, 1.0) == pytest.approx(math.exp(-1.25))
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_only_mse_is_zero_where_student_equals_teacher(head):
     student = logits()
-    teacher = probabilities(student, head)
+    teacher = head.probabilities(student)
     assert consistency_loss(student, teacher, head, "mse") == 0
     for kind in ("cross_entropy", "dice"):
         assert consistency_loss(student, teacher, head, kind) > 0.01
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_dice_alone_prefers_a_student_surer_than_its_teacher(head):
     student = logits()
-    teacher = probabilities(student, head)
+    teacher = head.probabilities(student)
     for kind, prefers in (("mse", False), ("cross_entropy", False), ("dice", True)):
         equal, surer = (consistency_loss(scale * student, teacher, head, kind) for scale in (1, 2))
         assert (surer < equal) == prefers, kind
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_cross_entropy_of_equals_is_their_entropy(head):
     student = logits()
-    p = probabilities(student, head)
-    entropy = -p * p.log() - ((1 - p) * (1 - p).log() if head == "sigmoid" else 0)
-    expected = entropy.mean() if head == "sigmoid" else entropy.sum(dim=1).mean()
+    p = head.probabilities(student)
+    entropy = -p * p.log() - ((1 - p) * (1 - p).log() if head == SIGMOID else 0)
+    expected = entropy.mean() if head == SIGMOID else entropy.sum(dim=1).mean()
     loss = consistency_loss(student, p, head, "cross_entropy")
     assert torch.allclose(loss, expected, atol=1e-6)
 
@@ -99,14 +98,14 @@ def test_values_by_hand():
         "dice": 1 - (2 * (0.54 + 0.08) + 1e-4) / (2.1 + 1e-4),
     }
     for kind, value in expected.items():
-        loss = consistency_loss(student, soft, "sigmoid", kind)
+        loss = consistency_loss(student, soft, SIGMOID, kind)
         assert loss.item() == pytest.approx(value, rel=1e-5)
 
 
 def test_mse_of_a_softmax_head_is_the_mean_over_channels_too():
     student = torch.tensor([0.7, 0.2, 0.1]).log().view(1, 3, 1, 1)
     soft = torch.tensor([0.5, 0.5, 0.0]).view(1, 3, 1, 1)
-    loss = consistency_loss(student, soft, "softmax", "mse")
+    loss = consistency_loss(student, soft, SOFTMAX, "mse")
     assert loss.item() == pytest.approx((0.04 + 0.09 + 0.01) / 3)
 
 
@@ -114,21 +113,21 @@ def test_dice_of_the_papers_own_example():
     """§4.5: for p = .9 the soft target .9 scores worse than the hard target 1."""
     student = torch.tensor(0.9).logit().view(1, 1, 1, 1)
     soft, hard = torch.full((1, 1, 1, 1), 0.9), torch.ones(1, 1, 1, 1)
-    assert dice_loss(student, soft, "sigmoid").item() == pytest.approx(1 - 0.9, abs=1e-4)
-    assert dice_loss(student, hard, "sigmoid").item() == pytest.approx(1 - 1.8 / 1.9, abs=1e-4)
+    assert dice_loss(student, soft, SIGMOID).item() == pytest.approx(1 - 0.9, abs=1e-4)
+    assert dice_loss(student, hard, SIGMOID).item() == pytest.approx(1 - 1.8 / 1.9, abs=1e-4)
 
 
 def test_dice_is_of_the_batch_at_once():
     student = torch.tensor([0.9, 0.1]).logit().view(2, 1, 1, 1)
     truth = torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)
-    assert dice_loss(student, truth, "sigmoid").item() == pytest.approx(1 - 1.8 / 2, abs=1e-4)
+    assert dice_loss(student, truth, SIGMOID).item() == pytest.approx(1 - 1.8 / 2, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy", "dice"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_the_student_gets_a_gradient(head, kind):
     student = logits().requires_grad_()
-    soft = probabilities(logits().flip(0), head)
+    soft = head.probabilities(logits().flip(0))
     consistency_loss(student, soft, head, kind).backward()
     assert student.grad.abs().max() > 0
     assert student.grad.isfinite().all()

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sfdabench.core.head import HEADS, SIGMOID, SOFTMAX
 from sfdabench.primitives.losses import (
     dice_loss,
     segmentation_loss,
@@ -87,7 +88,7 @@ def test_dice_loss_by_hand():
     """Probabilities of one half everywhere: 2 * G/2 / (N/2 + G), over the whole batch."""
     target = torch.zeros(2, 1, 4, 4)
     target[0, 0, :2] = 1  # 8 of 32 pixels
-    loss = dice_loss(torch.zeros(2, 1, 4, 4), target, "sigmoid", smoothing=0)
+    loss = dice_loss(torch.zeros(2, 1, 4, 4), target, SIGMOID, smoothing=0)
     assert loss.item() == pytest.approx(1 - 2 * 4 / (16 + 8))
 
 
@@ -95,12 +96,12 @@ def test_dice_loss_leaves_the_background_out():
     target = torch.zeros(1, 3, 2, 2)
     target[0, 0, 0], target[0, 1, 1, 0], target[0, 2, 1, 1] = 1, 1, 1
     perfect = 60 * target - 30
-    assert dice_loss(perfect, target, "softmax").item() == pytest.approx(0, abs=1e-5)
+    assert dice_loss(perfect, target, SOFTMAX).item() == pytest.approx(0, abs=1e-5)
     swapped = perfect[:, [0, 2, 1]]  # the background is right, both classes are wrong
-    assert dice_loss(swapped, target, "softmax").item() == pytest.approx(1, abs=1e-3)
+    assert dice_loss(swapped, target, SOFTMAX).item() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("head", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("head", HEADS.values(), ids=str)
 def test_supervised_loss_is_the_one_that_the_recipe_names(head):
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 5, 5)

@@ -7,6 +7,7 @@ import torch
 from sfdabench.checks.toy import Toy, _labelled, draw
 from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import SourceContext
+from sfdabench.core.head import SIGMOID, SOFTMAX
 from sfdabench.core.streams import Clock
 from sfdabench.models.segmenter import Segmenter
 from sfdabench.models.weights import sha256
@@ -33,7 +34,7 @@ def context(work, model=None, at_epoch=None):
         validation=_labelled(toy, "source test", Clock(), images[16:], labels[16:]),
         start_model=model or build(),
         classes=("cup", "disc"),
-        head="sigmoid",
+        head=SIGMOID,
         seed=0,
     )
 
@@ -51,7 +52,7 @@ def test_the_selected_epoch_is_the_best_on_source_validation(tmp_path):
     assert len(seen.curves["loss"]) == 6
     assert seen.notes["validation_dice"] == pytest.approx(max(curve), abs=1e-6)
     assert seen.notes["selected_epoch"] in (1, 3, 5)
-    assert validation_dice(model, seen.validation, "sigmoid", 0.75) == pytest.approx(
+    assert validation_dice(model, seen.validation, SIGMOID, 0.75) == pytest.approx(
         seen.notes["validation_dice"], abs=1e-6
     )
 
@@ -62,7 +63,7 @@ def test_the_last_epoch_is_kept_where_the_recipe_says_so(tmp_path):
     assert seen.notes["selected_epoch"] == 5
     last = seen.curves["validation_dice"][-1]
     assert seen.notes["validation_dice"] == pytest.approx(last, abs=1e-6)
-    assert validation_dice(model, seen.validation, "sigmoid", 0.75) == pytest.approx(last, abs=1e-6)
+    assert validation_dice(model, seen.validation, SIGMOID, 0.75) == pytest.approx(last, abs=1e-6)
 
 
 def test_the_model_that_it_starts_from_stays_as_it_is(tmp_path):
@@ -115,12 +116,12 @@ def test_validation_dice_by_hand(tmp_path):
     validation = context(tmp_path).validation
     sizes = validation.masks(torch.from_numpy(validation.labels)).sum(dim=(2, 3))
     expected = ((2 * sizes + 1) / (24 * 24 + sizes + 1)).mean().item()
-    assert validation_dice(Yes(), validation, "sigmoid", 0.75) == pytest.approx(expected)
+    assert validation_dice(Yes(), validation, SIGMOID, 0.75) == pytest.approx(expected)
 
 
 def test_validation_dice_of_exclusive_classes_leaves_the_background_out(tmp_path):
     """A model that says the first class everywhere: (2 G + 1) / (N + G + 1), and 1 / (G + 1)."""
-    toy = Toy(head="softmax")
+    toy = Toy(head=SOFTMAX)
     validation = _labelled(toy, "source test", Clock(), *draw(toy, "source", 8, foreground=True))
 
     class First(torch.nn.Module):
@@ -129,4 +130,4 @@ def test_validation_dice_of_exclusive_classes_leaves_the_background_out(tmp_path
 
     first, second = validation.masks(torch.from_numpy(validation.labels)).sum(dim=(2, 3))[:, 1:].T
     expected = ((2 * first + 1) / (24 * 24 + first + 1) + 1 / (second + 1)).mean().item() / 2
-    assert validation_dice(First(), validation, "softmax", 0.75) == pytest.approx(expected)
+    assert validation_dice(First(), validation, SOFTMAX, 0.75) == pytest.approx(expected)

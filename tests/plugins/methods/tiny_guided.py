@@ -19,7 +19,7 @@ class TinyGuided(Method):
         """Return the student."""
         import torch
 
-        from sfdabench.primitives.losses import probabilities, segmentation_loss
+        from sfdabench.primitives.losses import segmentation_loss
         from sfdabench.primitives.views import identity
 
         guide, model = context.stage(), context.model().train()
@@ -27,7 +27,7 @@ class TinyGuided(Method):
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser):
             for batch in context.target.batches(4, plain=identity):
                 with torch.no_grad():
-                    soft = probabilities(guide(batch.plain), context.head)
+                    soft = context.head.probabilities(guide(batch.plain))
                 loss = segmentation_loss(model(batch.plain), soft, context.head)
                 context.log(loss=loss)
                 optimiser.zero_grad()
