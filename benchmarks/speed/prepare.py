@@ -23,7 +23,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (155, 240, 240)
-LEAST = 10  # patients below which a split of a grade has none
+LEAST = 20  # patients below which a split of a grade has none
 
 
 def draw(root: Path, count: int) -> None:
@@ -91,19 +91,25 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[5, 10, 20, 40])
     parser.add_argument("--root", type=Path, help="Keep the drawn patients here, or find them.")
     parser.add_argument("--out", type=Path, default=RESULTS / "prepare.csv")
+    parser.add_argument("--draw", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.draw:
+        draw(arguments.root, arguments.draw)
+        return
     if arguments.measure:
         print(json.dumps(measure(arguments.root, arguments.measure)))
         return
     with tempfile.TemporaryDirectory() as folder:
         root = arguments.root or Path(folder) / "brats"
-        if not root.exists():
-            draw(root, max(LEAST, *arguments.counts))
+        command = [sys.executable, __file__, "--root", str(root)]
+        if not root.exists():  # in a process of its own: the peak of a parent is inherited
+            most = max(LEAST, *arguments.counts)
+            subprocess.run([*command, "--draw", str(most)], check=True)
         rows = []
         for count in arguments.counts:
-            command = [sys.executable, __file__, "--root", str(root), "--measure", str(count)]
-            out = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+            measured = [*command, "--measure", str(count)]
+            out = subprocess.run(measured, check=True, text=True, stdout=subprocess.PIPE).stdout
             rows.append(json.loads(out.splitlines()[-1]))
             print(rows[-1], flush=True)
     with arguments.out.open("w", encoding="utf-8", newline="") as file:
