@@ -146,6 +146,8 @@ def read_card(folder: Path) -> Artefact:
 
 def check(artefact: Artefact) -> None:
     """Raise BadInput where a file is missing or does not have the hash in the card."""
+    if WEIGHTS not in artefact.card.files:
+        raise BadInput(f"{artefact.folder / CARD}: names no weights")
     for name, expected in artefact.card.files.items():
         path = artefact.folder / name
         if not path.is_file() or sha256_file(path) != expected:

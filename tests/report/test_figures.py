@@ -751,7 +751,9 @@ def test_the_methods_of_an_entry_are_called_as_their_records_are(profile):
     for entry in entries.values():
         for label in entry.methods:
             method, settings = labels.split(label)
-            assert labels.label(method, choose_methods(method, settings, profile)[1]) == label
+            assert (
+                labels.label(method, choose_methods(method, settings, profile).overrides) == label
+            )
 
 
 def test_the_figures_of_self_ensembling_draw_the_paper_s_runs():

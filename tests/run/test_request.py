@@ -127,10 +127,13 @@ def test_a_record_makes_the_request_of_its_run(tmp_path, monkeypatch, make_recor
 
 
 def test_a_record_of_an_imported_source_model_names_it(tmp_path, make_record):
-    record = make_record("cbmt", imported="mine", source=None, source_overrides={"size": 32})
+    recipe = {"size": 32, "network": "unet_small", "network_fields": {"width": 4, "depth": 2}}
+    record = make_record("cbmt", imported="mine", source=None, recipe=recipe)
     path = make_record.keep(tmp_path, record)
     request = RunRequest.from_record(path, records.read(path), None, "cpu")
-    assert (request.source, request.source_settings) == ("mine", ())
+    assert request.source == "mine"
+    own = ("depth=2", "network=unet_small", "size=32", "width=4")
+    assert request.source_settings == own, "masks can be predicted although the model is gone"
 
 
 def test_a_record_of_settings_resolves_to_itself(sfdabench, tmp_path):
