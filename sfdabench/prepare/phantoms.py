@@ -85,16 +85,18 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _drawers(entry: type[Dataset]) -> list[Path]:
     """Code that a phantom may depend on: the adapter, its bases, what each shares with others
-    (`_*.py` beside it), the random generator, and every anatomy.
+    (`_*.py` beside it), the random generator, every writer of images, and every anatomy.
 
     More than one phantom needs: a spare drawing costs seconds, a stale one wrong numbers.
     """
     import inspect
 
+    import sfdabench.formats
     import sfdabench.phantoms
     from sfdabench.core import seeding
 
     adapters = [Path(inspect.getfile(kind)) for kind in entry.__mro__ if kind is not object]
     shared = [path for adapter in adapters for path in adapter.parent.glob("_*.py")]
-    anatomies = [path for d in sfdabench.phantoms.__path__ for path in Path(d).glob("*.py")]
-    return sorted({*adapters, *shared, *anatomies, Path(seeding.__file__)})
+    folders = [*sfdabench.formats.__path__, *sfdabench.phantoms.__path__]
+    drawers = [path for folder in folders for path in Path(folder).glob("*.py")]
+    return sorted({*adapters, *shared, *drawers, Path(seeding.__file__)})

@@ -128,7 +128,10 @@ class StageMade(_Part):
 
 
 class Seconds(_Part):
-    """The wall-clock time of each part of a run, and of all; None for a part that did not end."""
+    """The wall-clock time of each part of a run, and of all; None for a part that did not end.
+
+    source, adapt: of making the stages, whichever run made them. evaluate, total: of this run.
+    """
 
     source: Duration | None = None
     adapt: Duration | None = None

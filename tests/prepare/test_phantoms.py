@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sfdabench.core import registry
+from sfdabench.core.dataset import Dataset
 from sfdabench.core.files import hashed, sha256_file
 from sfdabench.prepare import phantoms
 from sfdabench.prepare.phantoms import phantom_root
@@ -48,6 +49,23 @@ def test_a_phantom_is_drawn_anew_when_code_it_depends_on_changes(changed, tmp_pa
     (folder / changed).write_text((folder / changed).read_text() + "# changed")
     assert root() != first
     assert (root() / "drawn").exists()
+
+
+def test_a_phantom_is_drawn_anew_when_a_writer_of_images_changes(tmp_path, monkeypatch):
+    import sfdabench.formats
+
+    class Drawing(Dataset):
+        def phantom(self, root, seed):
+            root.joinpath("drawn").write_text("drawn")
+
+    copy = tmp_path / "formats"
+    shutil.copytree(next(iter(sfdabench.formats.__path__)), copy)
+    monkeypatch.setattr(sfdabench.formats, "__path__", [str(copy)])
+    first = phantom_root("drawing", Drawing(), tmp_path / "cache", print)
+    assert phantom_root("drawing", Drawing(), tmp_path / "cache", print) == first
+    pictures = copy / "pictures.py"
+    pictures.write_text(pictures.read_text() + "# changed")
+    assert phantom_root("drawing", Drawing(), tmp_path / "cache", print) != first
 
 
 def changed(path):
