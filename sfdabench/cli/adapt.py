@@ -58,4 +58,9 @@ def adapt(**flags: Any) -> None:
     adapted = adapt_to(Asked(**flags), Progress())
     folders = sorted({path.parent.relative_to(out).as_posix() for path in adapted.masks})
     click.echo(f"{len(adapted.masks)} masks in {out}: {', '.join(folders)}")
+    for name, images in adapted.empty.items():
+        if images:
+            more = f" and {len(images) - 5} more" if len(images) > 5 else ""
+            listed = ", ".join(images[:5])
+            click.echo(f"no {name} in {len(images)} of the images: {listed}{more}")
     click.echo(f"model: {adapted.weights}\ndescription: {adapted.description}")

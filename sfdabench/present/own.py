@@ -65,11 +65,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Adapted:
-    """The files that were written: the masks, the weights, and the description of both."""
+    """The files that were written: the masks, the weights, and the description of both.
+
+    empty: class -> the images in which not one pixel was given to it.
+    """
 
     masks: list[Path]
     weights: Path
     description: Path
+    empty: dict[str, list[str]]
 
 
 def adapt(asked: Asked, progress: Progress) -> Adapted:
@@ -93,9 +97,10 @@ def adapt(asked: Asked, progress: Progress) -> Adapted:
     for stage in run.final.order:
         stages.realise(stage)
     final = stages.realise(run.final)
+    empty: dict[str, list[str]] = {name: [] for name in run.task.classes}
     with progress.stage("prediction") as advance:
-        masks = list(_write_masks(run, stages, final, asked.out / "masks", advance))
-    return _describe(asked, run, final, masks)
+        masks = list(_write_masks(run, stages, final, asked.out / "masks", empty, advance))
+    return _describe(asked, run, final, masks, empty)
 
 
 def _source(asked: Asked, cache: Path) -> tuple[Artefact, str]:
@@ -185,8 +190,14 @@ def _own(task: Task) -> Any:
 
 
 def _write_masks(
-    run: Run, stages: Any, final: Artefact, folder: Path, advance: Any
+    run: Run,
+    stages: Any,
+    final: Artefact,
+    folder: Path,
+    empty: dict[str, list[str]],
+    advance: Any,
 ) -> Iterator[Path]:
+    """Predict and write the masks case by case; `empty` collects those without a pixel."""
     from dataclasses import replace
 
     from sfdabench.evaluate.predict import predict, unseal
@@ -202,6 +213,9 @@ def _write_masks(
         images = streams.images(prepared, "target test", device=run.device, seed=run.seed)
         cases = predict(model, images, prepared, task, run.protocols)
     for i, (case, masks) in enumerate(zip(split.cases, cases, strict=True)):
+        for name, mask in zip(task.classes, masks["strict"], strict=True):
+            if not mask.any():
+                empty[name].append(case.id)
         yield from _write(split.dataset, case, masks["strict"], task, folder)
         advance(i + 1, len(split.cases))
 
@@ -218,7 +232,13 @@ def _write(dataset: Any, case: Case, masks: np.ndarray, task: Task, folder: Path
         yield dataset.write_mask(case, mask.astype(np.uint8) * 255, folder / name / case.id)
 
 
-def _describe(asked: Asked, run: Run, final: Artefact, masks: Sequence[Path]) -> Adapted:
+def _describe(
+    asked: Asked,
+    run: Run,
+    final: Artefact,
+    masks: Sequence[Path],
+    empty: dict[str, list[str]],
+) -> Adapted:
     """Leave the weights, and last the description of what was done."""
     weights, description = asked.out / "model.safetensors", asked.out / "adapted.json"
     sources.write_model(final, weights)
@@ -234,6 +254,7 @@ def _describe(asked: Asked, run: Run, final: Artefact, masks: Sequence[Path]) ->
         "classes": {name: i for i, name in enumerate(run.task.classes, 1)}
         if run.task.head.exclusive
         else dict.fromkeys(run.task.classes, 255),
+        "empty": empty,
         "device": run.device,
         "precision": run.precision,
         "sfdabench": sfdabench.__version__,
@@ -241,7 +262,7 @@ def _describe(asked: Asked, run: Run, final: Artefact, masks: Sequence[Path]) ->
     with atomic(description) as file:
         json.dump(about, file, indent=1)
         file.write("\n")
-    return Adapted(list(masks), weights, description)
+    return Adapted(list(masks), weights, description, empty)
 
 
 def _named(stage: Stage) -> dict[str, Any]:

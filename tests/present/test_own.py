@@ -81,6 +81,21 @@ def test_masks_model_and_description(adapt, weights, tmp_path):
     assert (code, "holds an adapted model already" in err) == (2, True)
 
 
+def test_a_class_that_no_pixel_was_given_to_is_said(adapt, weights, tmp_path):
+    state = read(weights)
+    state["classifier.bias"] = torch.tensor([-100.0, 0.0])  # the logits of the cup
+    (tmp_path / "blind.safetensors").write_bytes(to_bytes(state))
+    code, stdout, err = adapt(*FILE, source=tmp_path / "blind.safetensors", method="source_only")
+    assert code == 0, err
+    assert "no cup in 3 of the images: a_1, a_2, b_1" in stdout
+    about = json.loads((tmp_path / "out" / "adapted.json").read_text())
+    assert about["empty"]["cup"] == ["a_1", "a_2", "b_1"]
+    blank = {
+        p.stem for p in (tmp_path / "out").glob("masks/disc/*.png") if not np.any(Image.open(p))
+    }
+    assert set(about["empty"]["disc"]) == blank
+
+
 def test_by_the_name_of_an_imported_model_it_is_the_same(adapt, tmp_path, weights, sfdabench):
     assert adapt(*FILE, out=tmp_path / "one")[0] == 0
     assert sfdabench("source", "import", weights, *FILE, *FIELDS, "--name", "mine")[0] == 0
