@@ -146,8 +146,9 @@ def read_card(folder: Path) -> Artefact:
 
 def check(artefact: Artefact) -> None:
     """Raise BadInput where a file is missing or does not have the hash in the card."""
-    if WEIGHTS not in artefact.card.files:
-        raise BadInput(f"{artefact.folder / CARD}: names no weights")
+    for name in (WEIGHTS, *(point.file for point in artefact.card.points)):
+        if name not in artefact.card.files:
+            raise BadInput(f"{artefact.folder / CARD}: has no hash of {name}")
     for name, expected in artefact.card.files.items():
         path = artefact.folder / name
         if not path.is_file() or sha256_file(path) != expected:
@@ -160,13 +161,14 @@ def touch(artefact: Artefact) -> None:
         os.utime(artefact.folder)
 
 
+def files(folder: Path) -> list[Path]:
+    """Return every file below a folder, sorted; the card is left out."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CARD)
+
+
 def hashes(folder: Path) -> dict[str, str]:
     """Return the hash of every file below a folder, by path; the card is left out."""
-    return {
-        path.relative_to(folder).as_posix(): sha256_file(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != CARD
-    }
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files(folder)}
 
 
 def every(cache: Path) -> Iterator[Artefact]:

@@ -46,7 +46,7 @@ from sfdabench.models.weights import sha256, to_bytes
 from sfdabench.prepare import streams
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.run import artefacts, guard
-from sfdabench.run.artefacts import ONLINE, WEIGHTS, Artefact, Card, Point
+from sfdabench.run.artefacts import CARD, ONLINE, WEIGHTS, Artefact, Card, Point
 
 Role = str
 
@@ -200,13 +200,16 @@ def realise(
 
 
 def _close(card: Card, work: Path, folder: Path) -> Artefact:
-    """Move what was made into its place."""
+    """Move what was made into its place; where it was killed before, the rest of it."""
     kept = {WEIGHTS, ONLINE, *(point.file for point in card.points)}
-    shutil.rmtree(folder, ignore_errors=True)
+    (folder / CARD).unlink(missing_ok=True)  # what is there without a card is no artefact
     for name in sorted(kept):
         if (work / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / name).rename(folder / name)
+            (work / name).replace(folder / name)
+    for path in artefacts.files(folder):
+        if path.relative_to(folder).as_posix() not in kept:
+            path.unlink()
     artefact = artefacts.write_card(
         folder, card.model_copy(update={"files": artefacts.hashes(folder)})
     )

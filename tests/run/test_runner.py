@@ -217,6 +217,29 @@ def test_a_killed_run_goes_on_with_the_threads_it_was_begun_with(adapted, tmp_pa
     assert record.deployed_sha256 == whole.deployed_sha256
 
 
+@pytest.mark.parametrize("method", ["cbmt", "tent_online"])
+def test_killed_while_its_files_are_moved_into_place(method, tmp_path, monkeypatch):
+    """The masks of each epoch may be in the artefact already, and its card not yet."""
+    settings = ["epochs=3"] if method == "cbmt" else []
+    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
+    run, write = plan(tmp_path / "out", method, settings=settings), artefacts.write_card
+
+    def killed(folder, card):
+        if card.stage["kind"] == "methods":
+            raise KeyboardInterrupt
+        return write(folder, card)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artefacts, "write_card", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go(run)
+    record = go(run)
+    assert record.status == "done", record.traceback
+    again = go(run, force=True)
+    assert again.deployed_sha256 == record.deployed_sha256
+    assert (again.scores, again.audit) == (record.scores, record.audit)
+
+
 def test_an_online_method_learns_with_the_labels_of_the_test_images_closed(adapted, out):
     """Its predictions are made before any test label is opened."""
     run = plan(out, "tent_online", settings=["learning_rate=0.01"])
