@@ -27,7 +27,7 @@ CARD, WEIGHTS, ONLINE = "card.json", "weights.safetensors", "online.zip"
 class Point(BaseModel):
     """Where the masks of one audited epoch are; an epoch that moved no weight shares a file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     stage: int
     epoch: int
@@ -46,7 +46,7 @@ class Card(BaseModel):
     task: the task that an imported model was imported for. size: of its images, in pixels.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     key: str
     stage: dict[str, Any]

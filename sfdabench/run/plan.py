@@ -522,6 +522,12 @@ def resolve(
     oracle = any(n.target_labels for n in needs)
     target = value.target
     learnt = target.oracle if oracle and target.oracle else target.train
+    target_train = files.split(value, target, learnt, "target", recipe.size, labelled=oracle)
+    unlabelled_train = target_train
+    if oracle:
+        unlabelled_train = files.split(
+            value, target, target.train, "target", recipe.size, labelled=False
+        )
     run = Run(
         task_name=task,
         task=value,
@@ -535,10 +541,8 @@ def resolve(
         data=kind,
         source_train=(),
         source_test=(),
-        target_train=files.split(value, target, learnt, "target", recipe.size, labelled=oracle),
-        unlabelled_train=files.split(
-            value, target, target.train, "target", recipe.size, labelled=False
-        ),
+        target_train=target_train,
+        unlabelled_train=unlabelled_train,
         target_test=files.split(
             value, target, target.test, "target test", recipe.size, labelled=True
         ),

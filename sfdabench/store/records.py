@@ -64,7 +64,7 @@ Fields = dict[Entry, dict[Entry, Value]]  # method -> field -> value
 class _Part(BaseModel):
     """A part of a record: frozen, without a key that it does not know, and all numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Score(_Part):
