@@ -36,7 +36,7 @@ def list_() -> None:
     "--older-than",
     type=click.FloatRange(min=0),
     metavar="DAYS",
-    help="Only entries that were last changed so many days ago, or earlier.",
+    help="Only entries that were made, or stages last found, so many days ago or earlier.",
 )
 @click.option("--dry-run", is_flag=True, help="Say how much would be freed, and remove nothing.")
 def clear(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -29,7 +30,7 @@ class Entry:
 
     kind: a key of FOLDERS, "imported" (a source model of the user's) or "unfinished" (work of a
     process that was stopped, which the same command would go on with). paths: its files and
-    folders. used: when it was last changed, in seconds since 1970.
+    folders. used: when it was made or, of a stage, last found, in seconds since 1970.
     """
 
     kind: str
@@ -85,8 +86,7 @@ def _size(path: Path) -> int:
 
 
 def _used(path: Path) -> float:
-    """When it was made or, of a stage, last found."""
-    return path.stat().st_mtime
+    return path.stat().st_mtime  # `artefacts.touch` sets it
 
 
 def clear(
@@ -99,7 +99,7 @@ def clear(
 ) -> Cleared:
     """Remove the named entries, those of some kinds, or all.
 
-    older_than: keep what was changed within so many days. dry_run: only count.
+    older_than: keep what was made, or of stages found, within so many days. dry_run: only count.
     Imported source models go only where they or their kind are named: they cannot be made again.
     What a process holds stays, with a line on it. Raises BadInput for an unknown name.
     """
@@ -114,14 +114,14 @@ def clear(
             wanted = False
         if not wanted:
             continue
-        holder = next((h for path in entry.paths if (h := _holder(path)) is not None), None)
-        if holder is not None:
-            kept.append(f"{entry.name}: in use by {holder}; left as it is")
-            continue
-        count, freed = count + 1, freed + entry.bytes
-        if not dry_run:
-            for path in entry.paths:
-                _remove(path)
+        with _locked(entry) as holder:
+            if holder is not None:
+                kept.append(f"{entry.name}: in use by {holder}; left as it is")
+                continue
+            count, freed = count + 1, freed + entry.bytes
+            if not dry_run:
+                for path in entry.paths:
+                    _remove(path)
     return Cleared(count, freed, tuple(kept))
 
 
@@ -141,19 +141,25 @@ def _locked_by(path: Path) -> Path:
     return (path.parent.parent if inside else path.parent) / name
 
 
-def _holder(path: Path) -> str | None:
-    """Who holds the lock of an entry; None where nobody does."""
+@contextlib.contextmanager
+def _locked(entry: Entry) -> Iterator[str | None]:
+    """Hold the locks of an entry, so that no process begins with it meanwhile.
+
+    Yields who holds one already, None where nobody does.
+    """
     from filelock import FileLock, Timeout
 
-    entry = _locked_by(path)
-    lock, holder = (entry.with_name(f"{entry.name}{suffix}") for suffix in BESIDE)
-    if not lock.exists():
-        return None
-    try:
-        with FileLock(lock).acquire(timeout=0):
-            return None
-    except Timeout:
-        return holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+    with contextlib.ExitStack() as stack:
+        holder = None
+        for place in sorted({_locked_by(path) for path in entry.paths}):
+            lock, who = (place.with_name(f"{place.name}{suffix}") for suffix in BESIDE)
+            if not lock.exists():
+                continue
+            try:
+                stack.enter_context(FileLock(lock).acquire(timeout=0))
+            except Timeout:
+                holder = who.read_text(encoding="utf-8") if who.exists() else "another process"
+        yield holder
 
 
 def _remove(path: Path) -> None:

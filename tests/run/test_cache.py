@@ -82,6 +82,26 @@ def test_what_a_process_holds_stays(cache):
     assert [entry.name for entry in entries(cache)] == [name]
 
 
+def test_nobody_begins_with_an_entry_while_it_is_removed(cache, monkeypatch):
+    from filelock import FileLock, Timeout
+
+    from sfdabench.run import cache as module
+
+    removed, remove = [], module._remove
+
+    def held_meanwhile(path):
+        if path.parent.name == "images":
+            with pytest.raises(Timeout):
+                FileLock(cache / "prepared" / f"{path.name}.lock").acquire(timeout=0)
+            removed.append(path)
+        remove(path)
+
+    monkeypatch.setattr(module, "_remove", held_meanwhile)
+    clear(cache)
+    assert removed
+    assert entries(cache) == []
+
+
 def test_imported_models_go_only_where_they_are_named(cache, tmp_path):
     from sfdabench.models.weights import to_bytes
     from sfdabench.networks.unet_small import UNetSmall
