@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from sfdabench.checks import gather
+from sfdabench.checks.makers import (
+    check_is_a_frozen_dataclass_with_a_docstring as check_is_a_frozen_dataclass_with_a_docstring,
+)
+from sfdabench.checks.makers import not_finite, smoke
 from sfdabench.checks.toy import (
     CLASS_NAMES,
     Attempt,
@@ -33,7 +36,6 @@ from sfdabench.checks.toy import (
 from sfdabench.checks.values import choices, contrasts, field_hints
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, RunFailed
-from sfdabench.core.fields import override
 from sfdabench.core.method import Method
 from sfdabench.models.weights import sha256
 
@@ -42,17 +44,13 @@ FEW = 2  # values of a field to try beside another field's: one that does nothin
 WORDS = CLASS_NAMES[: Toy.classes]  # what a field of type str may name on the toy
 
 
-def _smoke(entry: type[Method]) -> Method:
-    return override(entry(), entry.smoke, owner=entry.__name__)
-
-
 def variants(entry: type[Method]) -> dict[str, Method]:
     """The method at its smoke values, and one for each choice of a field that changes its needs."""
-    smoke = _smoke(entry)
-    result, needs = {"": smoke}, [smoke.needs]
-    for name, hint in field_hints(smoke).items():
+    method = smoke(entry)
+    result, needs = {"": method}, [method.needs]
+    for name, hint in field_hints(method).items():
         for value in choices(hint):
-            variant = dataclasses.replace(smoke, **{name: value})
+            variant = dataclasses.replace(method, **{name: value})
             if variant.needs not in needs:
                 needs.append(variant.needs)
                 result[f"{name}={value}"] = variant
@@ -83,39 +81,6 @@ def _attempt(method: Method, toy: Toy, cut: str | None = None) -> Attempt:
 def _run(method: Method, toy: Toy, cut: str | None = None) -> Attempt:
     """One adaptation, shared by all contracts that ask for it; they must not change it."""
     return _attempt(method, toy, cut)
-
-
-def _not_finite(model: nn.Module) -> Iterator[str]:
-    broken = [n for n, v in model.state_dict().items() if not torch.isfinite(v).all()]
-    if broken:
-        yield f"not finite: {broken[:3]}"
-
-
-def check_is_a_frozen_dataclass_with_a_docstring(entry: type[Method]) -> Iterator[str]:
-    """Constructor arguments are the hyper-parameters, each with a default."""
-    if not dataclasses.is_dataclass(entry):
-        yield "not a dataclass"
-        return
-    if not entry.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        yield "not frozen"
-    # a dataclass without a docstring is given its signature as one
-    if not entry.__doc__ or entry.__doc__.startswith(f"{entry.__name__}("):
-        yield "no docstring"
-    without = [
-        f.name
-        for f in dataclasses.fields(entry)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if without:
-        yield f"fields without a default: {without}"
-        return
-    for name, values in (("smoke", entry.smoke), ("phantom", entry.phantom)):
-        yield from gather(_refused(entry, values), name)
-
-
-def _refused(entry: type[Method], values: Any) -> Iterator[str]:
-    hash(override(entry(), values, owner=entry.__name__))
-    yield from ()
 
 
 def check_reads_like_its_paper(entry: type[Method]) -> Iterator[str]:
@@ -192,7 +157,7 @@ def check_every_field_matters(entry: type[Method]) -> Iterator[str]:
     their range must. Where a field matters only together with another one, other values of the
     others are tried beside it, one at a time.
     """
-    method = _smoke(entry)
+    method = smoke(entry)
     for name, hint in field_hints(method).items():
         yield from gather(_without_effect(method, name, hint), name)
 
@@ -239,7 +204,7 @@ def _differ(method: Method, name: str, *values: Any) -> bool:
 @_of_each_variant
 def check_stays_finite_where_the_target_shows_no_foreground(method: Method) -> Iterator[str]:
     """An empty structure is a clinical fact, not an exception."""
-    yield from _not_finite(_run(method, _toy(method, foreground=False)).deployed)
+    yield from not_finite(_run(method, _toy(method, foreground=False)).deployed)
 
 
 @_of_each_variant
@@ -341,4 +306,4 @@ def check_takes_two_and_five_classes_on_each_of_its_heads(method: Method) -> Ite
 
 
 def _fits(method: Method, toy: Toy) -> Iterator[str]:
-    yield from _not_finite(_run(method, toy).deployed)
+    yield from not_finite(_run(method, toy).deployed)

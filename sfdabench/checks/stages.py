@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,39 +9,20 @@ from pathlib import Path
 import torch
 
 from sfdabench.checks import gather
+from sfdabench.checks.makers import (
+    check_is_a_frozen_dataclass_with_a_docstring as check_is_a_frozen_dataclass_with_a_docstring,
+)
+from sfdabench.checks.makers import not_finite, smoke
 from sfdabench.checks.toy import Killed, Toy, train
-from sfdabench.core.fields import override
 from sfdabench.core.head import HEADS
 from sfdabench.core.stage import SourceStage
 from sfdabench.models.composites import describe
 from sfdabench.models.weights import sha256
 
 
-def _smoke(entry: type[SourceStage]) -> SourceStage:
-    return override(entry(), entry.smoke, owner=entry.__name__)
-
-
 def _train(entry: type[SourceStage], toy: Toy) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as work:
-        return train(_smoke(entry), toy, Path(work))[0]
-
-
-def check_is_a_frozen_dataclass_with_a_docstring(entry: type[SourceStage]) -> Iterator[str]:
-    """Constructor arguments are the hyper-parameters, each with a default."""
-    if not dataclasses.is_dataclass(entry):
-        yield "not a dataclass"
-        return
-    if not entry.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        yield "not frozen"
-    if not entry.__doc__ or entry.__doc__.startswith(f"{entry.__name__}("):
-        yield "no docstring"
-    for name, values in (("smoke", entry.smoke), ("phantom", entry.phantom)):
-        yield from gather(_refused(entry, dict(values)), name)
-
-
-def _refused(entry: type[SourceStage], values: dict[str, object]) -> Iterator[str]:
-    hash(override(entry(), values, owner=entry.__name__))
-    yield from ()
+        return train(smoke(entry), toy, Path(work))[0]
 
 
 def check_same_seed_gives_the_same_weights(entry: type[SourceStage]) -> Iterator[str]:
@@ -56,14 +36,12 @@ def check_its_module_can_be_stored(entry: type[SourceStage]) -> Iterator[str]:
     """A stage is kept as weights and the description of its module, and is finite."""
     module = _train(entry, Toy())
     describe(module)
-    broken = [n for n, v in module.state_dict().items() if not torch.isfinite(v).all()]
-    if broken:
-        yield f"not finite: {broken[:3]}"
+    yield from not_finite(module)
 
 
 def check_killed_and_resumed_equals_never_killed(entry: type[SourceStage]) -> Iterator[str]:
     """Bit for bit, killed after the first and the second epoch."""
-    toy, stage = Toy(), _smoke(entry)
+    toy, stage = Toy(), smoke(entry)
     whole = sha256(_train(entry, toy).state_dict())
     for last in range(2):
         with tempfile.TemporaryDirectory() as work:
@@ -88,6 +66,4 @@ def check_takes_two_and_five_classes_on_both_heads(entry: type[SourceStage]) -> 
 
 
 def _trains(entry: type[SourceStage], toy: Toy) -> Iterator[str]:
-    module = _train(entry, toy)
-    if not all(torch.isfinite(value).all() for value in module.state_dict().values()):
-        yield "not finite"
+    yield from not_finite(_train(entry, toy))
