@@ -200,12 +200,14 @@ def import_file(
     value: Task = registry.load("tasks", task)
     if profile not in value.profiles:
         raise BadInput(f"--profile {profile}: {unknown('profile', profile, value.profiles)}")
+    about = _about(file)
     chosen = [*settings]
     if network is not None:
         chosen.append(f"network={network}")
     else:
         given = pairs(settings, "--source-set")
-        chosen = [*(text for n, text in _said_of_itself(file).items() if n not in given), *settings]
+        own_settings = _own_settings(about).items()
+        chosen = [*(text for n, text in own_settings if n not in given), *settings]
     recipe, entry, _ = choose_recipe(value, profile, chosen)
     problem = Problem(
         classes=value.classes,
@@ -215,7 +217,7 @@ def import_file(
         source_loss=recipe.loss,
     )
     module = entry.build(channels=problem.channels, outputs=problem.outputs)
-    composite = _about(file).get("composite")
+    composite = about.get("composite")
     state = rebuild(module, composite, read_weights(file), file).weights()
     content = weights.sha256(state)
     called = name or _free_name(file, content, cache)
@@ -270,9 +272,8 @@ def _about(file: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _said_of_itself(file: Path) -> dict[str, str]:
-    """Size, network and its fields as texts of --source-set, by field."""
-    about = _about(file)
+def _own_settings(about: Mapping[str, Any]) -> dict[str, str]:
+    """Size, network and its fields as texts of --source-set, by field, where a file says them."""
     if not {"size", "network", "network_fields"} <= about.keys():
         return {}
     own = {"size": about["size"], "network": about["network"], **about["network_fields"]}
