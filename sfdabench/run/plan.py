@@ -555,9 +555,8 @@ def resolve(
         source_stages=methods.source_stages,
     )
     if given is not None:
-        run = dataclasses.replace(run, source_files=files.of_source(value))
-    if given is not None:
         sources.check_fits(given, run.problem, task)
+        run = dataclasses.replace(run, source_files=files.of_source(value))
     if (given is not None and not any(asks_for_source(n) for n in needs)) or not source_data:
         return run
     return _with_source(run, files, needs)
