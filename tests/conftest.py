@@ -1,19 +1,26 @@
 """One cache for the session, the test plug-ins, one thread, and no data from outside."""
 
+import contextlib
 import importlib.util
 import os
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from sfdabench import cli
+from sfdabench.confine import child, client
+from sfdabench.confine.channel import Channel, Closed
 from sfdabench.core import registry
 from sfdabench.store import cases, records
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported; workers share the cores
 
 PLUGINS = Path(__file__).parent / "plugins"
+# Tests of these folders look at a parent, which never imports the methods of plug-ins.
+OF_PARENTS = {"campaign", "confine", "present", "run", "tests"}
 
 
 def pytest_configure(config):
@@ -29,6 +36,8 @@ def session_cache(tmp_path_factory):
 def surroundings(request, monkeypatch, session_cache):
     monkeypatch.setenv("SFDABENCH_CACHE", str(session_cache))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    trusting = request.path.parent.name not in OF_PARENTS
+    monkeypatch.setattr(registry, "_foreign_code_allowed", trusting)
     if request.node.get_closest_marker("data") is None:
         monkeypatch.delenv("SFDABENCH_DATA", raising=False)
     yield
@@ -40,6 +49,48 @@ def surroundings(request, monkeypatch, session_cache):
 
 def is_ours(module):
     return module.__file__ is not None and PLUGINS in Path(module.__file__).parents
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Jobs run in threads of this process, without a lock: so a test can replace their code."""
+
+    class Ending:
+        def __init__(self, channel):
+            self.thread, self.stop = threading.Thread(target=self.run, args=[channel]), None
+            self.thread.start()
+
+        def run(self, channel):
+            try:
+                with contextlib.suppress(Closed):
+                    channel.send(self.outcome(channel))
+            except BaseException as error:  # it stands for a kill, which a parent does not survive
+                self.stop = error
+            finally:
+                channel.close()
+
+        def outcome(self, channel):
+            try:
+                return {"result": child.run(channel, channel.receive())}
+            except Exception as error:
+                return {"error": child.describe(error)}
+
+        def wait(self):
+            self.thread.join()
+            if self.stop is not None:
+                raise self.stop
+            return 0, client.Usage()
+
+        def kill(self):
+            """It ends with its channel."""
+
+    def launch():
+        own, its = socket.socketpair()
+        with own, its:
+            ours, theirs = (Channel(s.makefile("rb"), s.makefile("wb")) for s in (own, its))
+        return ours, Ending(theirs)
+
+    monkeypatch.setattr(client, "launch", launch)
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def unpack(data: bytes, origin: Path | str, cache: Path, stage: Stage) -> Artefa
     return sources.put(
         cache,
         stage,
-        _as(torch.float32, state),
+        to_bytes(_as(torch.float32, state)),
         notes={name: info[name] for name in NOTES},
         seconds=info["seconds"],
     )

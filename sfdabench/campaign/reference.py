@@ -204,7 +204,7 @@ def _check_entries(found: Reference) -> None:
         for run in task.runs:
             chain = run.method.split("+")
             for name in chain:
-                registry.load("methods", name)
+                registry.module_name("methods", name)
             if other := set(run.overrides) - set(chain):
                 raise BadInput(f"{run.called} overrides {', '.join(other)}, which it does not run")
     for claim in found.claims:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 from sfdabench.campaign.workers import Job, Outcome
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, Incompatible
-from sfdabench.core.fields import plain
 from sfdabench.core.near import unknown
 from sfdabench.core.paths import shipped
 from sfdabench.core.progress import Progress
@@ -24,7 +23,8 @@ from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark
 from sfdabench.report.units import duration
 from sfdabench.run import artefacts
-from sfdabench.run.plan import Run, check_order
+from sfdabench.run.choose import check_order
+from sfdabench.run.plan import Run
 from sfdabench.run.request import RunRequest
 from sfdabench.store import labels, records
 from sfdabench.store.labels import Fields
@@ -286,7 +286,7 @@ def estimate(run: Run, history: Sequence[Record], *, trains: bool) -> float | No
         == (run.task_name, run.profile, run.data, run.device)
         and all(recipe.get(name) == value for name, value in record.recipe.items())
     ]
-    fields = {name: plain(method) for name, method in run.chain}
+    fields = {name: method.fields for name, method in run.chain}
     own = [
         (record.seconds.adapt or 0) + (record.seconds.evaluate or 0)
         for record in alike

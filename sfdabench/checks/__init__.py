@@ -6,10 +6,16 @@ nothing where the entry holds to it.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sfdabench.confine import client
+from sfdabench.confine.channel import Channel
+from sfdabench.confine.grant import Grant
 from sfdabench.core import registry
 
 Contract = Callable[[Any], Iterator[str]]
@@ -64,6 +70,20 @@ def gather(faults: Iterable[str], where: str = "") -> Iterator[str]:
 def run_contract(contract: Contract, name: str, entry: object) -> Outcome:
     """Hold one entry against one contract; whatever it raises counts as a fault."""
     return Outcome(name, tuple(gather(contract(entry))))
+
+
+def check_confined(name: str) -> list[Outcome]:
+    """Do what `check_entry` does, in a process that can read and write nothing of the user's."""
+    with tempfile.TemporaryDirectory() as folder:
+        grant = Grant(write=(Path(folder),))
+        outcomes = client.call("sfdabench.checks:check_job", {"name": name}, grant)
+    return [Outcome(name, tuple(faults)) for name, faults in outcomes]
+
+
+def check_job(channel: Channel, name: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the name and the faults of every contract of an entry (a job)."""
+    os.environ["SFDABENCH_CACHE"] = tempfile.mkdtemp()
+    return [(outcome.name, outcome.faults) for outcome in check_entry(name)]
 
 
 def check_entry(name: str) -> list[Outcome]:

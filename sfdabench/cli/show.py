@@ -50,10 +50,13 @@ def show(name: str) -> None:
 @click.argument("name")
 @options.plugins
 def check(name: str) -> int:
-    """Hold an entry against its contract, on a toy problem, in seconds."""
-    from sfdabench.checks import check_entry
+    """Hold an entry against its contract, on a toy problem, in seconds.
 
-    outcomes = check_entry(name)
+    Its code runs in a confined process, as it does in a run.
+    """
+    from sfdabench.checks import check_confined
+
+    outcomes = check_confined(name)
     for outcome in outcomes:
         mark = "ok  " if outcome.passed else "FAIL"
         click.echo(f"{mark} {outcome.name}" + (f": {outcome.detail}" if outcome.detail else ""))

@@ -19,6 +19,10 @@ class Incompatible(BadInput):
     """A method that is not defined for this task's head or this network."""
 
 
+class ForeignCode(Exception):
+    """Code of a plug-in was about to be imported into a process that may read labels."""
+
+
 class RunFailed(Exception):
     """A run began and could not be finished; its record says why (exit code 1)."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sfdabench.core.head import HEADS, Head
 
@@ -35,6 +36,18 @@ class Needs:
     heads: tuple[Head, ...] = tuple(HEADS.values())
     network: frozenset[str] = frozenset()
     changes: frozenset[Change] = frozenset({"parameters", "statistics"})
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Needs:
+        """Return the needs of which `core.fields.plain` gave these values."""
+        return cls(
+            **dict(values)
+            | {
+                "heads": tuple(HEADS[name] for name in values["heads"]),
+                "network": frozenset(values["network"]),
+                "changes": frozenset(values["changes"]),
+            }
+        )
 
     @property
     def setting(self) -> str:

@@ -11,12 +11,12 @@ from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint
-from importlib.util import spec_from_file_location
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sfdabench.core.errors import BadInput
+from sfdabench.core.errors import BadInput, ForeignCode
 from sfdabench.core.near import unknown
 
 PACKAGE = Path(__file__).parent.parent
@@ -39,7 +39,11 @@ ALIASES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "self_ensembling_sf": ("self_ensembling", {"source": False}),
     },
 }
+# Kinds whose code computes. That of a plug-in is imported in confined processes only; the other
+# kinds read labels and score, so their code is trusted with them.
+COMPUTING = ("methods", "networks", "stages")
 _plugins: list[Path] = []
+_foreign_code_allowed = False
 
 
 def add_plugins(folder: Path) -> None:
@@ -60,9 +64,35 @@ def add_plugins(folder: Path) -> None:
             _finder.find_spec(name)  # a helper that is imported already is not looked for again
 
 
+def allow_foreign_code() -> None:
+    """Let this process import methods, networks and stages of plug-ins, from now on.
+
+    Only a process that can read no label may do so.
+    """
+    global _foreign_code_allowed
+    _foreign_code_allowed = True
+
+
+def is_ours(kind: str, name: str) -> bool:
+    """Whether an entry is built in. Raises BadInput for an unknown name."""
+    return module_name(kind, name).partition(".")[0] == "sfdabench"
+
+
 def plugin_folders() -> list[Path]:
     """The folders given to `add_plugins`, in order."""
     return list(_plugins)
+
+
+def foreign_folders() -> list[Path]:
+    """The folders that code of plug-ins lies in: those given, and those of other packages."""
+    points = [point for kind in FOLDERS for point in _entry_points(tuple(sys.path))[kind]]
+    folders = list(_plugins)
+    for top in dict.fromkeys(point.module.partition(".")[0] for point in points):
+        spec = find_spec(top)
+        if spec is not None:
+            places = spec.submodule_search_locations or [spec.origin or ""]
+            folders += [Path(place) for place in places]
+    return folders
 
 
 class _PluginFinder(MetaPathFinder):
@@ -176,7 +206,11 @@ def entry_module(dotted: str) -> ModuleType:
 
     Imports nothing else. Raises BadInput where no entry has that module.
     """
-    if any(dotted in _modules(kind).values() for kind in FOLDERS):
+    kinds = [kind for kind in FOLDERS if dotted in _modules(kind).values()]
+    ours = dotted.partition(".")[0] == "sfdabench"
+    if not ours and not _foreign_code_allowed and set(kinds) & set(COMPUTING):
+        raise ForeignCode(dotted)
+    if kinds:
         return importlib.import_module(dotted)
     raise BadInput(f"{dotted}: no file of an entry, built in or of a plug-in")
 
@@ -210,9 +244,12 @@ def load(kind: str, name: str) -> Any:
     """The entry: a value for tasks and protocols, a class for the other kinds.
 
     Raises BadInput for an unknown name (near ones are named), for another name of a method with
-    certain field values, and for a file that defines not exactly one entry. An error while the
-    file is imported surfaces as it is.
+    certain field values, and for a file that defines not exactly one entry; ForeignCode for a
+    plug-in that computes, in a process that was not told to `allow_foreign_code`. An error while
+    the file is imported surfaces as it is.
     """
+    if kind in COMPUTING and not _foreign_code_allowed and not is_ours(kind, name):
+        raise ForeignCode(f"{name} of {module_name(kind, name)}")
     module = importlib.import_module(module_name(kind, name))
     base = _base(kind)
     public = [value for key, value in vars(module).items() if not key.startswith("_")]

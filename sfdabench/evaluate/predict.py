@@ -5,29 +5,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import math
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfdabench.core.files import atomic
 from sfdabench.core.head import Head
 from sfdabench.core.protocol import Protocol
 from sfdabench.core.streams import Clock, Stream
-from sfdabench.core.task import Task
 from sfdabench.evaluate.postprocess import STEPS
+from sfdabench.evaluate.sealed import MaskSpec
 from sfdabench.models.segmenter import PREDICTED_TOGETHER
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.planes import Geometry
 from sfdabench.primitives.views import identity
-
-Masks = Mapping[str, np.ndarray]
 
 
 @contextlib.contextmanager
@@ -99,48 +92,26 @@ def predict(
     model: nn.Module,
     stream: Stream,
     split: Prepared,
-    task: Task,
-    protocols: Mapping[str, Protocol],
+    spec: MaskSpec,
     batch: int = PREDICTED_TOGETHER,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Case by case: protocol -> boolean (regions, *space), in the geometry that it scores."""
     # The stream's own clock must not move: predictions may be taken inside a method's epoch.
     stream = dataclasses.replace(stream, clock=Clock())
-    classes, names = list(task.classes), list(task.scored.values())
-    regions = [[classes.index(name) for name in members] for members in names]
-    modes = {protocol.mode for protocol in protocols.values()}
-    maps = {mode: probabilities(model, stream, task.head, batch, mode) for mode in modes}
+    classes = spec.classes
+    regions = [[classes.index(name) for name in members] for members in spec.regions]
+    modes = {protocol.mode for protocol in spec.protocols.values()}
+    maps = {mode: probabilities(model, stream, spec.head, batch, mode) for mode in modes}
     for case in split.cases:
         place = case.geometry
-        planes: dict[str, list[np.ndarray]] = {name: [] for name in protocols}
+        planes: dict[str, list[np.ndarray]] = {name: [] for name in spec.protocols}
         for _ in range(case.planes):
-            shown = {mode: next(map_) for mode, map_ in maps.items()}
-            for name, protocol in protocols.items():
-                found = _masks(shown[protocol.mode], place, task.head, classes, protocol)
-                planes[name].append(np.stack([found[members].any(axis=0) for members in regions]))
+            by_mode = {mode: next(map_) for mode, map_ in maps.items()}
+            for name, protocol in spec.protocols.items():
+                of_classes = _masks(by_mode[protocol.mode], place, spec.head, classes, protocol)
+                union = [of_classes[members].any(axis=0) for members in regions]
+                planes[name].append(np.stack(union))
         yield {
-            name: found[0] if len(place.shape) == 2 else np.stack(found, axis=1)
-            for name, found in planes.items()
+            name: of_case[0] if len(place.shape) == 2 else np.stack(of_case, axis=1)
+            for name, of_case in planes.items()
         }
-
-
-def seal(path: Path, cases: Iterable[Masks]) -> None:
-    """Keep the masks of each case on disk, packed to bits, to be scored when adaptation is over."""
-    with atomic(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, True, 1) as z:
-        for i, masks in enumerate(cases):
-            for name, mask in masks.items():
-                shape = "x".join(map(str, mask.shape))
-                z.writestr(f"{i}/{name}/{shape}", np.packbits(mask).tobytes())
-
-
-def unseal(path: Path) -> Iterator[dict[str, np.ndarray]]:
-    """Undo: the masks that `seal` was given, case by case."""
-    with zipfile.ZipFile(path) as z:
-        for _, entries in groupby(z.namelist(), key=lambda entry: entry.partition("/")[0]):
-            masks = {}
-            for entry in entries:
-                _, name, text = entry.split("/")
-                shape = tuple(int(n) for n in text.split("x"))
-                bits = np.frombuffer(z.read(entry), np.uint8)
-                masks[name] = np.unpackbits(bits, count=math.prod(shape)).view(bool).reshape(shape)
-            yield masks

@@ -79,6 +79,11 @@ class Prepared:
                 raise BadInput(f"{path}: it does not have its recorded hash; {cure}")
         return prepared
 
+    @classmethod
+    def read(cls, images_folder: Path, labels_folder: Path | None = None) -> Prepared:
+        """The arrays in these folders, whose files the caller has checked already; see `open`."""
+        return _described(images_folder, labels_folder, ANEW)[0]
+
     @property
     def folders(self) -> tuple[Path, ...]:
         """The folder of the images, and that of the labels where there is one."""

@@ -24,11 +24,13 @@ from sfdabench.prepare.planes import Preparation
 class Split:
     """Cases of one split, how they are prepared, and the hash of their files' content.
 
-    code: what the code is that reads and prepares them, by part.
+    root: the folder that they were found under. code: what the code is that reads and prepares
+    them, by part.
     """
 
     dataset_name: str
     dataset: Dataset
+    root: Path
     cases: tuple[Case, ...]
     content: str
     how: Preparation
@@ -98,7 +100,7 @@ def find_split(
         report=progress.say,
         fresh=fresh,
     )
-    return Split(name, dataset, tuple(cases), content, how, _code_of(name))
+    return Split(name, dataset, root, tuple(cases), content, how, _code_of(name))
 
 
 def find_cases(
@@ -117,7 +119,8 @@ def find_cases(
     cases = [case for case in dataset.cases(root) if fnmatchcase(case.split, pattern)]
     stage = partial(progress.stage, f"hash files ({name})")
     content = manifest(cases, root, cache, stage, report=progress.say)
-    return Split(name, dataset, tuple(cases), content, how, shared_code("datasets", "prepare"))
+    code = shared_code("datasets", "prepare")
+    return Split(name, dataset, root, tuple(cases), content, how, code)
 
 
 def _code_of(name: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -16,15 +17,15 @@ from sfdabench.core.paths import data_root
 from sfdabench.core.progress import Progress
 from sfdabench.core.stage import digest
 from sfdabench.core.task import Task
-from sfdabench.evaluate.predict import predict
+from sfdabench.core.weights_file import content_hash
 from sfdabench.evaluate.saved import read_mask
 from sfdabench.evaluate.score import region_masks
-from sfdabench.models.composites import rebuild
-from sfdabench.models.segmenter import Segmenter
-from sfdabench.models.weights import from_bytes, sha256
-from sfdabench.prepare import streams
+from sfdabench.evaluate.sealed import MaskSpec, unseal
+from sfdabench.run.artefacts import left_by_maker
 from sfdabench.run.plan import Run
+from sfdabench.run.realise import predict_with
 from sfdabench.run.request import RunRequest
+from sfdabench.run.stages import Stages
 from sfdabench.store import records
 
 
@@ -60,21 +61,52 @@ def planned(
     return run
 
 
-def deployed(run: Run, path: Path) -> Segmenter:
-    """The model that the run of the record at `path` deployed, in eval mode on the run's device.
+def weights_of(path: Path) -> dict[str, Any]:
+    """Return what the record at `path` deployed, as a request of `run.predicting.masks`.
 
     Raises BadInput where the weights beside the record are missing or not those that it names.
     """
     record, weights = records.read(path), path.with_suffix(".safetensors")
     if not weights.exists():
         raise BadInput(f"{weights}: the weights of this record are not beside it")
-    state, _ = from_bytes(weights.read_bytes(), weights)
-    if sha256(state) != record.deployed_sha256:
+    if content_hash(weights.read_bytes(), weights) != record.deployed_sha256:
         raise BadInput(f"{weights}: not the weights that {path.name} names; run it again")
-    problem = run.problem
-    network = run.network.build(channels=problem.channels, outputs=problem.outputs)
-    model = rebuild(network, record.composite, state, weights, run.precision)
-    return model.to(run.device).eval()
+    return {
+        "weights": str(weights.resolve()),
+        "composite": record.composite,
+        "sha256": record.deployed_sha256,
+    }
+
+
+def strict_masks(
+    run: Run, path: Path, progress: Progress, cases: Sequence[str] | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name of each test case and its boolean (K, *space) of protocol `strict`.
+
+    path: the record of the run. cases: names of those that are predicted, all of them where None.
+    Raises BadInput as `weights_of` does.
+    """
+    request, stages = weights_of(path), Stages(run, progress)
+    whole = stages.target_test
+    chosen = [i for i, name in enumerate(whole.ids) if cases is None or name in cases]
+    strict = {"strict": registry.load("protocols", "strict")}
+    spec = MaskSpec.of(replace(run.task, regions={}), strict)
+    grants = replace(stages.test(), spec=spec)
+    part = whole.subset(chosen)
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "masks.zip"
+        predict_with(
+            run.source,
+            request | {"out": str(out)},
+            grants,
+            device=run.device,
+            precision=run.precision,
+            cases=chosen,
+        )
+        for name, masks in zip(
+            part.ids, unseal(left_by_maker(out), spec.shapes(part)), strict=True
+        ):
+            yield name, masks["strict"]
 
 
 @dataclass(frozen=True)
@@ -92,18 +124,14 @@ def export(path: Path, out: Path, data: Path | None, device: str, progress: Prog
     those that protocol `strict` scores.
     """
     run = planned(path, data, device, progress)
-    model = deployed(run, path)
     split, task = run.target_test, replace(run.task, regions={})
-    prepared = split.arrays(run.cache, progress, "target test")
-    test = streams.images(prepared, "target test", device=run.device, seed=run.seed)
-    strict = {"strict": registry.load("protocols", "strict")}
     written: list[Path] = []
     with progress.stage("prediction") as advance:
-        cases = zip(split.cases, predict(model, test, prepared, task, strict), strict=True)
-        for i, (case, masks) in enumerate(cases):
+        predicted = strict_masks(run, path, progress)
+        for i, (case, (_, masks)) in enumerate(zip(split.cases, predicted, strict=True)):
             truth = region_masks(split.dataset.read_label(case), task)
-            for folder, found in (("predictions", masks["strict"]), ("references", truth)):
-                written += _write(split.dataset, case, found, task, out / folder)
+            for folder, of_case in (("predictions", masks), ("references", truth)):
+                written += _write(split.dataset, case, of_case, task, out / folder)
             advance(i + 1, len(split.cases))
     values = _file_values(split.dataset, split.cases[0], task)
     return Exported(written, [*_score_flags(out, run.task, values)])

@@ -6,9 +6,10 @@ There are no labels and no scores: nothing here could tell whether adaptation he
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,26 +18,21 @@ import sfdabench
 from sfdabench.core import registry
 from sfdabench.core.dataset import Case
 from sfdabench.core.errors import BadInput
-from sfdabench.core.fields import plain
 from sfdabench.core.files import atomic
 from sfdabench.core.paths import cache_root, check_writable
 from sfdabench.core.progress import Progress
 from sfdabench.core.stage import Stage
 from sfdabench.core.task import Task
+from sfdabench.evaluate.sealed import MaskSpec, unseal
 from sfdabench.prepare.own_images import SPLIT, OwnImages
 from sfdabench.prepare.planes import Preparation
 from sfdabench.prepare.split import find_cases
 from sfdabench.run import sources
-from sfdabench.run.artefacts import Artefact
-from sfdabench.run.plan import (
-    Run,
-    asks_for_source,
-    check_fit,
-    check_order,
-    choose_device,
-    choose_methods,
-    choose_recipe,
-)
+from sfdabench.run.artefacts import Artefact, left_by_maker
+from sfdabench.run.choose import check_fit, check_order, choose_methods, choose_recipe
+from sfdabench.run.plan import Run, asks_for_source, choose_device
+from sfdabench.run.realise import predicted
+from sfdabench.run.stages import Stages
 
 NAME = "own_images"  # what keys and folders call the user's images
 
@@ -90,8 +86,6 @@ def adapt(asked: Asked, progress: Progress) -> Adapted:
     check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
     artefact, task_name = _source(asked, cache)
     run = _run(asked, artefact, task_name, cache, progress)
-    from sfdabench.run.stages import Stages
-
     stages = Stages(run, progress, audits=False)
     stages.prepare()
     for stage in run.final.order:
@@ -184,40 +178,32 @@ def _run(asked: Asked, source: Artefact, task_name: str, cache: Path, progress: 
 
 def _own(task: Task) -> Any:
     """The target's domain without its channels by name: a user's file has its own."""
-    from dataclasses import replace
-
     return replace(task.target, channels=())
 
 
 def _write_masks(
     run: Run,
-    stages: Any,
+    stages: Stages,
     final: Artefact,
     folder: Path,
     empty: dict[str, list[str]],
     advance: Any,
 ) -> Iterator[Path]:
     """Predict and write the masks case by case; `empty` collects those without a pixel."""
-    from dataclasses import replace
-
-    from sfdabench.evaluate.predict import predict, unseal
-    from sfdabench.prepare import streams
-    from sfdabench.run.realise import model_of
-
     split, task = run.target_test, replace(run.task, regions={})
-    prepared = stages.target_test
-    if run.online:
-        cases: Iterator[Mapping[str, np.ndarray]] = unseal(final.online)
-    else:
-        model = model_of(final, run.device, run.precision)
-        images = streams.images(prepared, "target test", device=run.device, seed=run.seed)
-        cases = predict(model, images, prepared, task, run.protocols)
-    for i, (case, masks) in enumerate(zip(split.cases, cases, strict=True)):
-        for name, mask in zip(task.classes, masks["strict"], strict=True):
-            if not mask.any():
-                empty[name].append(case.id)
-        yield from _write(split.dataset, case, masks["strict"], task, folder)
-        advance(i + 1, len(split.cases))
+    spec = MaskSpec.of(task, run.protocols)
+    with TemporaryDirectory() as temporary:
+        out = final.online if run.online else Path(temporary) / "masks.zip"
+        if not run.online:
+            grants = replace(stages.test(), spec=spec)
+            predicted(final, grants, out, device=run.device, precision=run.precision)
+        cases = unseal(left_by_maker(out), spec.shapes(stages.target_test))
+        for i, (case, masks) in enumerate(zip(split.cases, cases, strict=True)):
+            for name, mask in zip(task.classes, masks["strict"], strict=True):
+                if not mask.any():
+                    empty[name].append(case.id)
+            yield from _write(split.dataset, case, masks["strict"], task, folder)
+            advance(i + 1, len(split.cases))
 
 
 def _write(dataset: Any, case: Case, masks: np.ndarray, task: Task, folder: Path) -> Iterator[Path]:
@@ -245,7 +231,7 @@ def _describe(
     about = {
         "task": run.task_name,
         "method": run.method_name,
-        "fields": {name: plain(method) for name, method in run.chain},
+        "fields": {name: method.fields for name, method in run.chain},
         "seed": run.seed,
         "source": _named(run.source),
         "adapted": _named(run.final),

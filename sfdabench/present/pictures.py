@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
-from sfdabench.core import registry
+from sfdabench.confine import client
 from sfdabench.core.progress import Progress
 from sfdabench.core.task import Domain
-from sfdabench.evaluate.predict import evaluating, predict
 from sfdabench.evaluate.score import region_masks
-from sfdabench.models.segmenter import Segmenter
-from sfdabench.prepare import streams
-from sfdabench.prepare.arrays import Prepared
-from sfdabench.present.export import deployed, planned
-from sfdabench.primitives.views import identity
+from sfdabench.present.export import planned, strict_masks, weights_of
 from sfdabench.report.figures.grid import Picture
 from sfdabench.report.figures.tsne import Features
+from sfdabench.run.artefacts import left_by_maker
+from sfdabench.run.grants import confined
 from sfdabench.run.plan import Run
+from sfdabench.run.stages import Stages
 
 MARGIN = 0.15  # ours: of the outlined part's longer side
 FINEST = 400  # ours: pixels across a tile; more is lost in print
 MOST_PLANES = 300  # ours, a site: keeps t-SNE to seconds
-GRID = 32  # ours: logits are averaged to this size a side before they are embedded
 
 
 def pictures(
@@ -45,8 +42,7 @@ def pictures(
     runs = {label: planned(path, data, device, progress) for label, path in paths.items()}
     found: dict[str, dict[str, np.ndarray]] = {}
     for label, run in runs.items():
-        model = deployed(run, paths[label])
-        found[label] = _masks(run, model, cases, progress)
+        found[label] = dict(strict_masks(run, paths[label], progress, cases))
     split, task = run.target_test, replace(run.task, regions={})
     shown = []
     for case in (next(c for c in split.cases if c.id == name) for name in cases):
@@ -57,22 +53,6 @@ def pictures(
         )
         shown.append(_picture(case.id, image, reference, found, spacing))
     return shown, list(task.classes)
-
-
-def _masks(
-    run: Run, model: Segmenter, cases: Sequence[str], progress: Progress
-) -> dict[str, np.ndarray]:
-    """Case -> boolean (K, *space) of protocol `strict`; predicts these cases only."""
-    whole, task = (
-        run.target_test.arrays(run.cache, progress, "target test"),
-        replace(run.task, regions={}),
-    )
-    wanted = [i for i, name in enumerate(whole.ids) if name in cases]
-    part = whole.subset(wanted)
-    strict = {"strict": registry.load("protocols", "strict")}
-    images = streams.images(part, "figure", run.device, run.seed)
-    predicted = predict(model, images, part, task, strict)
-    return {name: masks["strict"] for name, masks in zip(part.ids, predicted, strict=True)}
 
 
 def _picture(
@@ -136,30 +116,39 @@ def features(
     runs = {
         label: planned(path, data, device, progress, source=True) for label, path in paths.items()
     }
-    found = {}
+    by_label = {}
     for label, run in runs.items():
-        model = deployed(run, paths[label])
+        stages = Stages(run, progress)
         splits = [*zip(run.task.source, run.source_test, strict=True)]
-        vectors, sites = [], []
-        for domain, split in [*splits, (run.task.target, run.target_test)]:
-            part = _logits(run, model, split.arrays(run.cache, progress, "target test"))
-            vectors.append(part)
-            sites += [_site(domain)] * len(part)
-        found[label] = Features(np.concatenate(vectors), tuple(sites))
-    return found
+        splits.append((run.task.target, run.target_test))
+        folders = [stages.arrays(split, "target test").images_folder for _, split in splits]
+        arrays = _features(run, weights_of(paths[label]), folders, stages.closed)
+        counts = [(_site(domain), len(a)) for (domain, _), a in zip(splits, arrays, strict=True)]
+        sites = [site for site, count in counts for _ in range(count)]
+        by_label[label] = Features(np.concatenate(arrays), tuple(sites))
+    return by_label
+
+
+def _features(
+    run: Run, weights: Mapping[str, Any], folders: Sequence[Path], closed: tuple[Path, ...]
+) -> list[np.ndarray]:
+    """Of each prepared split (planes, features) float32, from a process that reads images only."""
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "features.npz"
+        arguments = {
+            "stage": run.source.plain(),
+            "splits": [str(path) for path in folders],
+            "most": MOST_PLANES,
+            "weights": dict(weights),
+            "out": str(out),
+            "device": run.device,
+            "precision": run.precision,
+        }
+        grant = confined((*folders, Path(weights["weights"])), (Path(folder),), closed)
+        client.call("sfdabench.run.predicting:features", arguments, grant)
+        with np.load(left_by_maker(out), allow_pickle=False) as file:
+            return [file[name] for name in file.files]
 
 
 def _site(domain: Domain) -> str:
     return f"{domain.dataset} {domain.test}"
-
-
-def _logits(run: Run, model: Segmenter, prepared: Prepared) -> np.ndarray:
-    """(planes, K · GRID²) float32."""
-    count = prepared.planes
-    planes = np.unique(np.linspace(0, count - 1, min(count, MOST_PLANES)).round().astype(int))
-    images = streams.images(prepared, "figure", run.device, run.seed, planes=planes)
-    maps = []
-    with torch.inference_mode(), evaluating(model):
-        for batch in images.batches(8, shuffle=False, plain=identity):
-            maps.append(F.adaptive_avg_pool2d(model(batch.plain), GRID).flatten(1).cpu())
-    return torch.cat(maps).numpy()

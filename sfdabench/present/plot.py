@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
-from sfdabench.core.fields import override
 from sfdabench.core.near import unknown
 from sfdabench.core.paths import check_writable, data_root
 from sfdabench.core.progress import Progress
@@ -19,6 +17,8 @@ from sfdabench.report import benchmark as papers
 from sfdabench.report.figures import bars, curves, grid, style, sweep, tsne
 from sfdabench.report.figures.catalogue import Entry, Kind, find
 from sfdabench.report.runs import Absent, Comparison, Variant, compare
+from sfdabench.run.choose import choose_methods
+from sfdabench.store.labels import settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -236,8 +236,8 @@ def _online(variant: Variant) -> bool:
     """Whether its runs learnt while they predicted, so that no weights give what was scored."""
     run = variant.runs[0]
     name = run.chain[-1]
-    fields = run.overrides.get(name, {})
-    return override(registry.load("methods", name)(), fields, owner=name).needs.online
+    texts = settings({name: run.overrides.get(name, {})})
+    return choose_methods(name, texts, run.profile).chain[0][1].needs.online
 
 
 def _grid(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:

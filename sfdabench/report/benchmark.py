@@ -393,7 +393,7 @@ def validate(benchmark: Benchmark) -> None:
     for figure in benchmark.figures:
         _check_figure(figure, suite)
     for name, given in benchmark.fields.items():
-        if name in suite.methods:
+        if name in suite.methods and registry.is_ours("methods", name):
             default = fields.plain(suite.default(name))
             changed = fields.plain(_override(suite, name, given, f"fields.{name}"))
             for field in given:
@@ -436,4 +436,6 @@ def _check_classes(table: Layout, block: Block, column: Column) -> None:
 
 
 def _override(suite: Suite, name: str, given: Mapping[str, Any], where: str) -> Any:
+    if not registry.is_ours("methods", name):
+        return None  # a plug-in of that name; its code is not for this process
     return fields.override(suite.default(name), given, owner=name, flag=where)

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from sfdabench.core.errors import BadInput
+from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.files import read_typed, sha256_file, write_hashed
 from sfdabench.core.stage import SHORT, Stage
+from sfdabench.core.weights_file import content_hash
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CARD, WEIGHTS, ONLINE = "card.json", "weights.safetensors", "online.zip"
+EPOCH = "epoch.safetensors"  # in a work folder: the weights of the epoch that is audited now
 
 
 class Point(BaseModel):
@@ -42,6 +45,7 @@ class Card(BaseModel):
         network (`models.composites.describe`); None for a plain segmenter.
     files: every other file of the folder -> its hash.
     curves, notes: what the maker logged. seconds, threads: of making it.
+    lock: what closed all other files to the process that made it; None for an imported model.
     protocols, points: what was sealed of each epoch, for the audit.
     task: the task that an imported model was imported for. size: of its images, in pixels.
     """
@@ -57,6 +61,7 @@ class Card(BaseModel):
     notes: dict[str, float] = {}
     seconds: float = 0.0
     threads: int | None = None
+    lock: Literal["landlock", "audit hook"] | None = None
     memory_format: str | None = None
     protocols: tuple[str, ...] = ()
     points: tuple[Point, ...] = ()
@@ -97,15 +102,30 @@ class Artefact:
             numbers.append(before + point.epoch)
         return numbers
 
+    def weights(self) -> bytes:
+        """Read the file of the weights. Raises BadInput where it lacks the hash of the card."""
+        path = self.folder / WEIGHTS
+        data = path.read_bytes()
+        if content_hash(data, path) != self.card.sha256:
+            raise BadInput(f"{path}: does not have its recorded hash; delete {self.folder}")
+        return data
+
     def state(self) -> dict[str, Tensor]:
         """Read the weights by name. Raises BadInput where they lack the hash of the card."""
-        from sfdabench.models.weights import from_bytes, sha256
+        from sfdabench.models.weights import from_bytes
 
-        path = self.folder / WEIGHTS
-        state, _ = from_bytes(path.read_bytes(), path)
-        if sha256(state) != self.card.sha256:
-            raise BadInput(f"{path}: does not have its recorded hash; delete {self.folder}")
-        return state
+        return from_bytes(self.weights(), self.folder / WEIGHTS)[0]
+
+
+def left_by_maker(path: Path) -> Path:
+    """Return the path of a file that a confined process left.
+
+    Raises RunFailed where it is a link, or anything else than a file of its own.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise RunFailed(f"{path}: the process that was to write it left something else than a file")
+    return path
 
 
 def root(cache: Path) -> Path:

@@ -17,27 +17,32 @@ from typing import Any, Literal
 from sfdabench.core import registry
 from sfdabench.core.code import entry_code, shared_code
 from sfdabench.core.dataset import Case
-from sfdabench.core.errors import AbsentData, BadInput, Incompatible
-from sfdabench.core.fields import override, pairs, plain
+from sfdabench.core.errors import AbsentData, BadInput
+from sfdabench.core.fields import plain
 from sfdabench.core.files import sha256_file
-from sfdabench.core.head import Head
-from sfdabench.core.method import Method
 from sfdabench.core.near import unknown
 from sfdabench.core.needs import Needs
-from sfdabench.core.network import Network
 from sfdabench.core.paths import cache_root, check_writable, data_root
 from sfdabench.core.progress import Progress
 from sfdabench.core.protocol import Protocol
-from sfdabench.core.stage import Problem, SourceStage, Stage, digest
+from sfdabench.core.stage import Problem, Stage, digest
 from sfdabench.core.task import Domain, Recipe, Task
 from sfdabench.prepare.phantoms import phantom_root
 from sfdabench.prepare.planes import Preparation
 from sfdabench.prepare.split import Split, find_split
 from sfdabench.run import sources
+from sfdabench.run.choose import (
+    Chain,
+    Method,
+    Network,
+    check_fit,
+    check_order,
+    choose_methods,
+    choose_recipe,
+)
 from sfdabench.store import records
 
 Precision = Literal["float32", "bfloat16"]
-Chain = tuple[tuple[str, Method], ...]
 MADE_BY = ("core", "models", "primitives")  # shared code that moves the numbers of every stage
 
 
@@ -48,7 +53,7 @@ class Run:
     target_train: what the methods learn from; unlabelled_train: what one without labels would.
     given_source: a source model that is there already, where the source data need not be; the
         splits of the source are then empty if the data are not there.
-    source_stages: name -> the source-side stages that methods of the chain ask for.
+    source_stages: name -> field values of the source-side stages that methods of the chain ask for.
     source_files: images and labels of the source that are there although the run does not need
         them, so that they can be closed to its methods.
     """
@@ -74,7 +79,7 @@ class Run:
     out: Path
     cache: Path
     given_source: Stage | None = None
-    source_stages: Mapping[str, SourceStage] = dataclasses.field(default_factory=dict)
+    source_stages: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     source_files: tuple[Path, ...] = ()
 
     @property
@@ -138,7 +143,7 @@ class Run:
             fields=plain(self.recipe.training),
             code=self._code("stages", "source_training"),
             network=self.recipe.network,
-            network_fields=plain(self.network),
+            network_fields=self.network.fields,
             problem=dataclasses.replace(self.problem, augmentation=self.recipe.augmentation),
             sees=sees,
             seed=self.seed,
@@ -163,10 +168,9 @@ class Run:
         """The run that scores the source model; None where it is this run itself."""
         if not self.links and self.method_name == "source_only":
             return None
-        method = registry.load("methods", "source_only")()
         return dataclasses.replace(
             self,
-            chain=(("source_only", method),),
+            chain=choose_methods("source_only", (), self.profile).chain,
             overrides={"source_only": {}},
             source_stages={},
             target_train=self.unlabelled_train,
@@ -190,7 +194,7 @@ class Run:
         return Stage(
             kind="methods",
             name=name,
-            fields=plain(method),
+            fields=method.fields,
             code=self._code("methods", name),
             network=start.network,
             network_fields=start.network_fields,
@@ -207,7 +211,7 @@ class Run:
         return Stage(
             kind="stages",
             name=name,
-            fields=plain(self.source_stages[name]),
+            fields=self.source_stages[name],
             code=self._code("stages", name),
             network=self.source.network,
             network_fields=self.source.network_fields,
@@ -275,156 +279,6 @@ def choose_device(flag: str) -> str:
     if flag == "cuda":
         raise BadInput("--device cuda: torch finds no CUDA device here; use --device auto or cpu")
     return "cpu"
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The methods, stages and overrides that --method and --set ask for.
-
-    overrides: method or source-side stage -> the fields that differ from the profile's defaults.
-    """
-
-    chain: Chain
-    source_stages: Mapping[str, SourceStage]
-    overrides: dict[str, dict[str, Any]]
-
-
-def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
-    """Turn 'a+b' and --set texts into a chain, its source-side stages, and the overrides.
-
-    Defaults are those of the profile. A field that several of them have, and any field of a
-    source-side stage, is named `owner.field`. Another name for a method, such as tent_online, adds
-    the field values that it stands for. Raises BadInput where a --set contradicts them.
-    """
-    parts = names.split("+")
-    resolved = {part: registry.resolve("methods", part) for part in parts}
-    presets = dict(resolved.values())
-    wanted = list(presets)
-    if len(wanted) != len(parts):
-        raise BadInput(f"--method {names}: a method may stand in a chain once")
-    entries = {name: registry.load("methods", name) for name in wanted}
-    changes: dict[str, dict[str, Any]] = {name: {} for name in wanted}
-    staged: dict[str, dict[str, Any]] = {}
-    for full, value in pairs(settings, "--set").items():
-        owner, dot, field = full.rpartition(".")
-        owner = resolved.get(owner, (owner, {}))[0]
-        if dot and owner in entries:
-            changes[owner][field] = value
-        elif dot:
-            staged.setdefault(owner, {})[field] = value
-        else:
-            owners = [n for n in wanted if full in {f.name for f in dataclasses.fields(entries[n])}]
-            if len(owners) > 1:
-                raise BadInput(
-                    f"--set {full}: {' and '.join(owners)} have it; say {owners[0]}.{full}"
-                )
-            changes[(owners or wanted)[0]][full] = value
-    chain, overrides = [], {}
-    for name in wanted:
-        given = presets[name] | changes[name]
-        method, overrides[name] = _configured("method", name, entries[name], given, profile)
-        for field, value in presets[name].items():
-            if getattr(method, field) != value:
-                raise BadInput(
-                    f"--set {field}={changes[name][field]}: contradicts --method {names}, where "
-                    f"{field} is {value!r}; name the method {name}"
-                )
-        chain.append((name, method))
-    stages = dict.fromkeys(m.needs.source_stage for _, m in chain if m.needs.source_stage)
-    for owner in staged.keys() - stages.keys():
-        known = [*entries, *stages]
-        field = next(iter(staged[owner]))
-        raise BadInput(
-            f"--set {owner}.{field}: {unknown('method or stage of this run', owner, known)}"
-        )
-    source_stages = {}
-    for name in stages:
-        entry = registry.load("stages", name)
-        source_stages[name], different = _configured(
-            "stage", name, entry, staged.get(name, {}), profile
-        )
-        if different:
-            overrides[name] = different
-    return Chosen(tuple(chain), source_stages, overrides)
-
-
-def _configured(
-    kind: str, name: str, entry: Any, changes: Mapping[str, Any], profile: str
-) -> tuple[Any, dict[str, Any]]:
-    """The entry with its profile's values and the changes, and those that differ from them."""
-    usual = entry.phantom if profile == "phantom" else {}
-    default = override(entry(), usual, owner=f"{kind} {name}, phantom")
-    value = override(default, changes, owner=f"{kind} {name}")
-    before, after = plain(default), plain(value)
-    return value, {f: after[f] for f in changes if after[f] != before[f]}
-
-
-def choose_recipe(
-    task: Task, profile: str, settings: Sequence[str]
-) -> tuple[Recipe, Network, dict[str, Any]]:
-    """Return the recipe, its network, and what --source-set changed of the profile.
-
-    A name that is no field of the recipe is taken for a field of the network.
-    """
-    base = task.profiles[profile]
-    changes = pairs(settings, "--source-set")
-    own = {f.name for f in dataclasses.fields(Recipe)} - {"network_fields"}
-    recipe = override(
-        base,
-        {n: v for n, v in changes.items() if n in own},
-        owner="the source recipe",
-        flag="--source-set",
-    )
-    if recipe.network != base.network:
-        recipe = dataclasses.replace(recipe, network_fields={})
-    if recipe.backbone_weights is not None and not recipe.backbone_weights.is_file():
-        raise BadInput(f"--source-set backbone_weights={recipe.backbone_weights}: no such file")
-    entry = registry.load("networks", recipe.network)
-    rest = {n: v for n, v in changes.items() if n not in own}
-    known = {f.name for f in dataclasses.fields(entry)}
-    for name in rest.keys() - known:
-        message = unknown("field of the source recipe and its network", name, own | known)
-        raise BadInput(f"--source-set {name}: {message}")
-    network = override(
-        entry(**recipe.network_fields),
-        rest,
-        owner=f"network {recipe.network}",
-        flag="--source-set",
-    )
-    recipe = dataclasses.replace(recipe, network_fields=plain(network))
-    before = plain(dataclasses.replace(base, network_fields={}))
-    after = plain(dataclasses.replace(recipe, network_fields={}))
-    differing = {n: v for n, v in after.items() if v != before[n]}
-    return recipe, network, differing | {n: plain(network)[n] for n in rest}
-
-
-def check_fit(chain: Chain, task: str, head: Head, network: str, built: Network) -> None:
-    """Raise Incompatible where a method is not defined for the task's head or its network."""
-    for name, method in chain:
-        if head not in method.needs.heads:
-            raise Incompatible(
-                f"method {name} is defined for {' and '.join(map(str, method.needs.heads))} heads, "
-                f"task {task} has a {head} head"
-            )
-        lacking = method.needs.network - built.features
-        if lacking:
-            raise Incompatible(
-                f"method {name} needs a network with {', '.join(sorted(lacking))}, "
-                f"{network} has {', '.join(sorted(built.features)) or 'none'}"
-            )
-
-
-def check_order(chain: Chain, protocols: Sequence[str]) -> None:
-    """Raise Incompatible where a model that learns while it predicts would be used again."""
-    for name, method in chain[:-1]:
-        if method.needs.online:
-            raise Incompatible(f"{name} learns while it predicts; nothing follows it in a chain")
-    for name in protocols:
-        mode = registry.load("protocols", name).mode
-        if mode == "train" and chain[-1][1].needs.online:
-            raise Incompatible(
-                f"protocol {name} predicts in a mode of its own, and so does {chain[-1][0]}"
-            )
 
 
 def asks_for_source(needs: Needs) -> bool:
@@ -606,9 +460,10 @@ def _with_source(run: Run, files: Data, needs: Sequence[Needs]) -> Run:
 
 
 def _source_free() -> list[str]:
-    """The methods that need nothing of the source but its model."""
+    """The built-in methods that need nothing of the source but its model."""
     return [
         name
         for name in registry.names("methods")
-        if not asks_for_source(registry.load("methods", name)().needs)
+        if registry.is_ours("methods", name)
+        and not asks_for_source(registry.load("methods", name)().needs)
     ]

@@ -1,139 +1,43 @@
-"""Realise a stage: find its artefact by its key, or make it once and keep it.
+"""Realise a stage: find its artefact by its key, or have it made once and keep it.
 
-A stage is made from its value and from granted paths alone, never from the objects of a run, so
-that another process can make it.
+A stage is made by a confined process, from its value and from granted paths alone. What that
+process leaves is looked at here, by a process that runs no code of a method.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import nn
-
-from sfdabench.core import registry
-from sfdabench.core.checkpoint import CheckpointKeeper, same_threads
-from sfdabench.core.context import Context, SourceContext
+from sfdabench.confine import client
+from sfdabench.confine.client import Process, Usage
+from sfdabench.confine.lock import Lock
 from sfdabench.core.errors import BadInput, RunFailed
-from sfdabench.core.fields import override
 from sfdabench.core.files import atomic, held
-from sfdabench.core.method import Method
-from sfdabench.core.network import Network
 from sfdabench.core.progress import Progress
-from sfdabench.core.protocol import Protocol
-from sfdabench.core.seeding import seed_all
-from sfdabench.core.stage import SourceStage, Stage
-from sfdabench.core.streams import Clock, LabelledStream, Stream
-from sfdabench.core.task import Task
-from sfdabench.evaluate.predict import predict, seal
-from sfdabench.models.composites import ALONE, describe, rebuild, rebuild_part
-from sfdabench.models.part import Part
-from sfdabench.models.segmenter import (
-    PREDICTED_TOGETHER,
-    OnlineSegmenter,
-    Precision,
-    Segmenter,
+from sfdabench.core.stage import Stage
+from sfdabench.core.threads import same_threads
+from sfdabench.core.weights_file import content_hash
+from sfdabench.run import artefacts
+from sfdabench.run.artefacts import (
+    CARD,
+    EPOCH,
+    ONLINE,
+    WEIGHTS,
+    Artefact,
+    Card,
+    Point,
+    left_by_maker,
 )
-from sfdabench.models.weights import sha256, to_bytes
-from sfdabench.prepare import streams
-from sfdabench.prepare.arrays import Prepared
-from sfdabench.run import artefacts, guard
-from sfdabench.run.artefacts import CARD, ONLINE, WEIGHTS, Artefact, Card, Point
+from sfdabench.run.grants import Grants, confined
 
-Role = str
-
-
-@dataclass(frozen=True)
-class Granted:
-    """A prepared split: the folder of its images, and of its labels where the role grants them."""
-
-    images: Path
-    labels: Path | None = None
-
-    def open(self) -> Prepared:
-        """Open its arrays. Raises BadInput where they are not what their index says."""
-        return Prepared.open(self.images, self.labels)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The test images that the model of each audited epoch predicts.
-
-    The masks are sealed on disk and scored when adaptation is over; they never reach a method.
-    """
-
-    task: Task
-    protocols: Mapping[str, Protocol]
-    test: Granted
-
-
-@dataclass(frozen=True)
-class Grants:
-    """What one stage may read.
-
-    splits: role -> prepared splits, by the roles of `Stage.sees`.
-    backbone: the file of pretrained weights. closed: paths that the guard refuses meanwhile.
-    """
-
-    splits: Mapping[Role, tuple[Granted, ...]] = field(default_factory=dict)
-    backbone: Path | None = None
-    audit: Audit | None = None
-    closed: Sequence[Path] = ()
-
-    @property
-    def folders(self) -> list[Path]:
-        """Every prepared folder that is granted."""
-        splits = [split for role in self.splits.values() for split in role]
-        images = [split.images for split in splits]
-        images += [self.audit.test.images] if self.audit else []
-        return [*images, *(split.labels for split in splits if split.labels is not None)]
-
-
-def initial_network(stage: Stage, backbone: Path | None) -> nn.Module:
-    """Build the network of a stage as it is before any training, seeded.
-
-    backbone: file of pretrained weights. Raises BadInput where they do not fit it.
-    """
-    seed_all(stage.seed)
-    entry = network_of(stage)
-    network = entry.build(channels=stage.problem.channels, outputs=stage.problem.outputs)
-    if backbone is not None:
-        entry.load_backbone(network, backbone)
-    return network
-
-
-def network_of(stage: Stage) -> Network:
-    """Return the entry that builds the network of a stage, with its field values."""
-    entry = registry.load("networks", stage.network)
-    return override(entry(), stage.network_fields, owner=f"network {stage.network}")
-
-
-def module_of(artefact: Artefact, device: str, precision: Precision) -> nn.Module:
-    """What a source-side stage stored: a model, or a part that stands in front of none."""
-    about = artefact.card.composite
-    if about is not None and about.get("name") == ALONE:
-        part = rebuild_part(about, artefact.state(), artefact.folder / WEIGHTS)
-        return part.to(device)
-    return model_of(artefact, device, precision)
-
-
-def model_of(artefact: Artefact, device: str, precision: Precision) -> Segmenter:
-    """Return the stored model in eval mode: a fresh network, filled from the stored weights.
-
-    Raises BadInput where they are damaged or of another network.
-    """
-    network = initial_network(artefact.stage, None)
-    path = artefact.folder / WEIGHTS
-    model = rebuild(network, artefact.card.composite, artefact.state(), path, precision)
-    return model.to(device).eval()
+OPEN, SEALED = "open", "sealed"  # of a work folder: what the maker may write, and what it may not
 
 
 def find(
@@ -168,13 +72,18 @@ def realise(
     cache: Path,
     device: str,
     progress: Progress,
+    threads: int | None = None,
+    usage: Usage | None = None,
     force: bool = False,
 ) -> Artefact:
     """Find the artefact of a stage, or make it; what it starts from must be in the cache.
 
     grants: asked only where the stage is made. protocols: those that its epochs are audited by.
+    threads: that it computes on, unless it was begun on others; the system's default where None.
+    usage: what the processes take is added to it.
     One process makes it at a time, and a killed one's work goes on. Raises what the maker raises;
-    its work is kept where the system is at fault (a full disk), so that the next call goes on.
+    its work is kept where the system is at fault (a full disk, a kill), so that the next call goes
+    on.
     """
     folder = artefacts.place(cache, stage)
     with held(folder, progress.say):
@@ -185,13 +94,15 @@ def realise(
         if force:
             shutil.rmtree(work, ignore_errors=True)
         try:
-            with same_threads(work, progress.say):
-                card = _Making(stage, grants(), work, cache, device, progress).card()
+            given = grants()
+            count = same_threads(work, threads or default_threads(), progress.say)
+            making = _Making(stage, given, work, cache, device, progress, count)
+            card = making.card(usage or Usage())
         except OSError:
             raise
         except BadInput:
-            if [path.name for path in work.glob("*")] == ["threads"]:  # nothing that could go on
-                shutil.rmtree(work)
+            if not any(path.is_file() for path in (work / OPEN).rglob("*")):  # nothing to go on
+                shutil.rmtree(work, ignore_errors=True)
             raise
         except Exception:
             shutil.rmtree(work, ignore_errors=True)
@@ -199,16 +110,32 @@ def realise(
         return _close(card, work, folder)
 
 
+@cache
+def system() -> Mapping[str, Any]:
+    """Return what torch says of this machine: its number of threads, and its CUDA device or None.
+
+    Asked of a confined process, so that this one need not load torch.
+    """
+    return client.call("sfdabench.run.making:system", {}, confined((), (), ()))
+
+
+def default_threads() -> int:
+    """Return the number of threads that torch computes on unless it is told."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else system()["threads"]
+
+
 def _close(card: Card, work: Path, folder: Path) -> Artefact:
     """Move what was made into its place; where it was killed before, the rest of it."""
-    kept = {WEIGHTS, ONLINE, *(point.file for point in card.points)}
+    places = {WEIGHTS: OPEN, ONLINE: OPEN} | {point.file: SEALED for point in card.points}
     (folder / CARD).unlink(missing_ok=True)  # what is there without a card is no artefact
-    for name in sorted(kept):
-        if (work / name).exists():
+    for name in sorted(places):
+        path = work / places[name] / name
+        if os.path.lexists(path):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / name).replace(folder / name)
+            left_by_maker(path).replace(folder / name)
     for path in artefacts.files(folder):
-        if path.relative_to(folder).as_posix() not in kept:
+        if path.relative_to(folder).as_posix() not in places:
             path.unlink()
     artefact = artefacts.write_card(
         folder, card.model_copy(update={"files": artefacts.hashes(folder)})
@@ -228,201 +155,206 @@ class _Making:
         cache: Path,
         device: str,
         progress: Progress,
+        threads: int,
     ) -> None:
         self.stage, self.grants, self.work, self.cache = stage, grants, work, cache
-        self.device, self.progress = torch.device(device), progress
-        self.maker = stage.maker()
+        self.device, self.progress, self.threads = device, progress, threads
+        self.open, self.sealed = work / OPEN, work / SEALED
 
-    def card(self) -> Card:
-        """Make it, leave its weights in `work`, and describe it."""
-        started = time.monotonic()
-        make = self._adapted if isinstance(self.maker, Method) else self._trained
-        model, loop = make()
-        composite = describe(model)
-        weights, memory_format = model.state_dict(), None
-        if isinstance(model, Segmenter):
-            weights, memory_format = model.weights(), str(model.memory_format)
-        content = sha256(weights)
-        with atomic(self.work / WEIGHTS, "wb") as file:
-            file.write(to_bytes(weights, {"sha256": content}))
-        audit = self.grants.audit
-        points = self._points()
+    def card(self, usage: Usage) -> Card:
+        """Have it made, its weights left in `work`, and describe it."""
+        self.open.mkdir(parents=True, exist_ok=True)
+        made, lock = self._made(used := Usage())
+        used.peak_device_bytes = made["peak_device_bytes"]
+        usage.include(used)
+        audited, points = self.grants.audited, self._points()
+        spec = self.grants.spec
+        weights = left_by_maker(self.open / WEIGHTS)
         return Card(
             key=self.stage.key,
             stage=self.stage.plain(),
-            sha256=content,
-            composite=composite,
+            sha256=content_hash(weights.read_bytes(), weights),
+            composite=made["composite"],
             files={},
-            curves=loop.curves,
-            notes=loop.notes,
-            seconds=time.monotonic() - started,
-            threads=torch.get_num_threads(),
-            memory_format=memory_format and memory_format.removeprefix("torch."),
-            protocols=tuple(audit.protocols) if audit else (),
+            curves=made["curves"],
+            notes=made["notes"],
+            seconds=used.seconds,
+            threads=made["threads"],
+            lock=lock,
+            memory_format=made["memory_format"],
+            protocols=tuple(spec.protocols) if spec is not None else (),
             points=tuple(
                 Point(stage=p["stage"], epoch=p["epoch"], file=p["file"]) for p in points.values()
-            ),
-        )
-
-    # Source-side stages.
-
-    def _trained(self) -> tuple[nn.Module, SourceContext]:
-        stage, maker = self.stage, self.maker
-        assert isinstance(maker, SourceStage)
-        count = getattr(maker, "epochs", None)
-        called = "source training" if stage.start is None else f"source stage ({stage.name})"
-        with self.progress.stage(called, count) as advance:
-            clock = Clock()
-            context = SourceContext(
-                clock=clock,
-                keeper=CheckpointKeeper(
-                    self.work, at_epoch=lambda _, epoch, n, *__: advance(epoch + 1, n)
-                ),
-                source=self._labelled("source", "source", clock),
-                validation=self._labelled("validation", "source test", Clock()),
-                start_model=self._start(),
-                classes=tuple(stage.problem.classes),
-                head=stage.problem.head,
-                seed=stage.seed,
-                augmentation=stage.problem.augmentation,
             )
-            seed_all(stage.seed)
-            module = maker.train(context)
-            if stage.start is not None and isinstance(module, Part):
-                return module.eval(), context
-            return self._returned(module), context
-
-    def _start(self) -> Segmenter:
-        """The model that the stage begins with, on the device."""
-        stage = self.stage
-        if stage.start is None:
-            return Segmenter(initial_network(stage, self.grants.backbone)).to(self.device)
-        artefact = artefacts.read_card(artefacts.place(self.cache, stage.start))
-        return model_of(artefact, str(self.device), stage.precision)
-
-    def _labelled(self, role: Role, name: str, clock: Clock) -> LabelledStream:
-        """Labelled planes of all splits of a role."""
-        problem = self.stage.problem
-        return streams.labelled(
-            [granted.open() for granted in self.grants.splits[role]],
-            name,
-            device=self.device,
-            seed=self.stage.seed,
-            clock=clock,
-            classes=tuple(problem.classes.values()),
-            background=problem.head.exclusive,
+            if audited
+            else (),
         )
 
-    def _returned(self, model: nn.Module) -> Segmenter:
-        if not isinstance(model, Segmenter):
-            raise RunFailed(f"{self.stage.name} returned {type(model).__name__}, not a model")
-        return model.eval()
-
-    # Adaptation.
-
-    def _adapted(self) -> tuple[Segmenter, Context]:
-        stage, method = self.stage, self.maker
-        assert isinstance(method, Method)
-        assert stage.start is not None
-        online = method.needs.online
-        start, clock = self._start(), Clock()
-        content = sha256(start.weights())
-        audit = self.grants.audit
-        prepared = None if audit is None else audit.test.open()
-        with self.progress.stage(f"adaptation ({stage.name})") as advance:
-
-            def at_epoch(
-                loop: int, epoch: int, count: int, deploy: nn.Module | None, audited: bool
-            ) -> None:
-                if audit is not None and deploy is not None and audited and not online:
-                    self._seal(loop, epoch, deploy, audit, prepared)
-                advance(epoch + 1, count)
-
-            context = Context(
-                clock=clock,
-                keeper=CheckpointKeeper(self.work, at_epoch=at_epoch),
-                needs=method.needs,
-                classes=tuple(stage.problem.classes),
-                head=stage.problem.head,
-                seed=stage.seed,
-                start_model=start,
-                target_split=self._target(online, clock),
-                augmentation=stage.problem.augmentation,
-                source_loss=stage.problem.source_loss,
-                granted=self._granted(method, clock),
+    def _made(self, used: Usage) -> tuple[Mapping[str, Any], Lock]:
+        stage, grants = self.stage, self.grants
+        folders = {s.key: artefacts.place(self.cache, s) for s in stage.order[:-1]}
+        arguments = {
+            "stage": stage.plain(),
+            "grants": grants.plain(),
+            "earlier": {key: str(folder) for key, folder in folders.items()},
+            "work": str(self.open),
+            "device": self.device,
+        }
+        # The sealed masks of an earlier stage are not for this one.
+        earlier = [folder / name for folder in folders.values() for name in (CARD, WEIGHTS)]
+        grant = confined((*grants.read_by_maker, *earlier), (self.open,), grants.closed)
+        with contextlib.ExitStack() as stack:
+            count = stage.fields.get("epochs") if stage.kind == "stages" else None
+            advance = stack.enter_context(self.progress.stage(_called(stage), count))
+            maker = stack.enter_context(
+                client.process("sfdabench.run.making:make", arguments, grant, threads=self.threads)
             )
-            seed_all(stage.seed)
-            with guard.closed(self.grants.closed, [*self.grants.folders, self.work]):
-                deployed = self._returned(method.adapt(context))
-                if online != isinstance(deployed, OnlineSegmenter):
-                    raise RunFailed(
-                        f"{stage.name}: needs.online and an OnlineSegmenter go together"
-                    )
-                if isinstance(deployed, OnlineSegmenter):  # it learns, so labels stay closed
-                    assert audit is not None
-                    assert prepared is not None
-                    masks = self._masks(deployed, audit, prepared, deployed.batch_size)
-                    seal(self.work / ONLINE, masks)
-                    context.close("its pass over the test images")
-        if sha256(start.weights()) != content:
-            raise RunFailed("the method changed the source model; it must work on context.model()")
-        return deployed.eval(), context
+            predictor = _Predictor(self, stack)
 
-    def _target(self, online: bool, clock: Clock) -> Stream:
-        role = "target test" if online else "target"
-        (granted,) = self.grants.splits[role]
-        return streams.images(
-            granted.open(), "target", device=self.device, seed=self.stage.seed, clock=clock
-        )
+            def hear(message: Mapping[str, Any]) -> Any:
+                if "advance" in message:
+                    return advance(*message["advance"])
+                if "audit" in message:
+                    return predictor.wants(*message["audit"])
+                return predictor.predict(message["predict"])
 
-    def _granted(self, method: Method, clock: Clock) -> dict[str, Any]:
-        granted: dict[str, Any] = {}
-        if method.needs.target_labels:
-            granted["target_labels"] = self._labelled("target labels", "target", clock)
-        if method.needs.source_data:
-            granted["source_data"] = self._labelled("source", "source", clock)
-        if method.needs.class_ratio:
-            splits = [part.open() for part in self.grants.splits["class ratio"]]
-            labels = np.concatenate([split.labels() for split in splits])
-            granted["class_ratio"] = {
-                name: float(np.isin(labels, values).mean())
-                for name, values in self.stage.problem.classes.items()
-            }
-        for stage in self.stage.beside:
-            artefact = artefacts.read_card(artefacts.place(self.cache, stage))
-            granted["source_stage"] = module_of(artefact, str(self.device), self.stage.precision)
-        return granted
-
-    # Sealed masks.
-
-    def _masks(
-        self, model: nn.Module, audit: Audit, prepared: Prepared, batch: int = PREDICTED_TOGETHER
-    ) -> Iterator[dict[str, np.ndarray]]:
-        test = streams.images(prepared, "target test", device=self.device, seed=self.stage.seed)
-        return predict(model, test, prepared, audit.task, audit.protocols, batch)
-
-    def _seal(
-        self, loop: int, epoch: int, deploy: nn.Module, audit: Audit, prepared: Prepared | None
-    ) -> None:
-        """Keep the masks of an epoch; those of weights that did not move are there already."""
-        assert prepared is not None
-        name, points = f"{loop:02d}-{epoch:05d}", self._points()
-        content = sha256(deploy.state_dict())
-        later = [other for other in points if other >= name]  # of a run that was killed since
-        for other in later:
-            del points[other]
-        last = points[max(points)] if points else None
-        file = f"audit/{name}.zip"
-        if last is not None and last["content"] == content:
-            file = last["file"]
-        else:
-            seal(self.work / file, self._masks(deploy, audit, prepared))
-        points[name] = {"stage": loop, "epoch": epoch, "file": file, "content": content}
-        with atomic(self.work / "audit.json") as journal:
-            json.dump(points, journal)
+            made = maker.result(hear)
+            used.include(maker.usage)
+            return made, maker.lock
 
     def _points(self) -> dict[str, Any]:
         path = self.work / "audit.json"
         with contextlib.suppress(FileNotFoundError):
             return json.loads(path.read_text(encoding="utf-8"))
         return {}
+
+
+def _called(stage: Stage) -> str:
+    """What progress calls the making of a stage."""
+    if stage.kind == "methods":
+        return f"adaptation ({stage.name})"
+    return "source training" if stage.start is None else f"source stage ({stage.name})"
+
+
+class _Predictor:
+    """Predicts the test images with the weights of each audited epoch, in a process of its own.
+
+    The process that makes the stage waits meanwhile. It cannot read the test images, nor the
+    masks, which are scored when the stage is over.
+    """
+
+    def __init__(self, making: _Making, stack: contextlib.ExitStack) -> None:
+        self.making, self.stack = making, stack
+        self.process: Process | None = None
+        self.points = making._points()
+        self.waiting: tuple[str, dict[str, Any]] | None = None
+
+    def wants(self, loop: int, epoch: int, content: str) -> bool:
+        """Take note of an epoch; return whether its weights are to be handed over."""
+        name = f"{int(loop):02d}-{int(epoch):05d}"
+        for later in [other for other in self.points if other >= name]:  # of a killed run
+            del self.points[later]
+        last = self.points[max(self.points)] if self.points else None
+        known = last is not None and last["content"] == content
+        file = last["file"] if known and last is not None else f"audit/{name}.zip"
+        point = {"stage": int(loop), "epoch": int(epoch), "file": file, "content": str(content)}
+        self.waiting = (name, point)
+        if known:
+            self._keep()
+        return not known
+
+    def predict(self, composite: Mapping[str, Any] | None) -> None:
+        """Have the weights predicted that the maker left, and their masks sealed."""
+        if self.waiting is None:
+            raise RunFailed(f"{self.making.stage.name} handed over weights that nobody asked for")
+        making = self.making
+        out = making.sealed / self.waiting[1]["file"]
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if self.process is None:
+            self.process = self._start()
+        weights = making.open / EPOCH
+        request = {"weights": str(weights), "composite": composite, "sha256": None}
+        self.process.ask(request | {"out": str(out)})
+        weights.unlink(missing_ok=True)
+        self._keep()
+
+    def _keep(self) -> None:
+        assert self.waiting is not None
+        name, self.points[name] = self.waiting
+        self.waiting = None
+        with atomic(self.making.work / "audit.json") as journal:
+            json.dump(self.points, journal)
+
+    def _start(self) -> Process:
+        making, grants = self.making, self.making.grants
+        assert grants.test is not None
+        assert grants.spec is not None
+        arguments = {
+            "stage": making.stage.plain(),
+            "images": str(grants.test.images),
+            "cases": None,
+            "spec": grants.spec.plain(),
+            "device": making.device,
+            "precision": making.stage.precision,
+        }
+        grant = confined((grants.test.images, making.open), (making.sealed,), grants.closed)
+        return self.stack.enter_context(
+            client.process(
+                "sfdabench.run.predicting:masks", arguments, grant, threads=making.threads
+            )
+        )
+
+
+def predicted(
+    artefact: Artefact, grants: Grants, out: Path, usage: Usage | None = None, **options: Any
+) -> int:
+    """Predict images with the stored weights of an artefact, and seal the masks in `out`.
+
+    options: as `predict_with` takes them. Raises BadInput where the weights are not those of the
+    artefact's card.
+    """
+    card = artefact.card
+    weights = str(artefact.folder / WEIGHTS)
+    request = {"weights": weights, "composite": card.composite, "sha256": card.sha256}
+    return predict_with(artefact.stage, request | {"out": str(out)}, grants, usage, **options)
+
+
+def predict_with(
+    stage: Stage,
+    request: Mapping[str, Any],
+    grants: Grants,
+    usage: Usage | None = None,
+    *,
+    device: str,
+    precision: str,
+    threads: int | None = None,
+    cases: Collection[int] | None = None,
+) -> int:
+    """Predict images with one file of weights; return the number of threads that it took.
+
+    What predicts is a fresh network in a confined process, filled from the weights.
+
+    stage: whose network it is. request: as `predicting.masks` takes it. grants: of which `test`
+    and `spec` say what is predicted. cases: positions of those that are, all of them where None.
+    usage: what the process takes is added to it.
+    """
+    assert grants.test is not None
+    assert grants.spec is not None
+    arguments = {
+        "stage": stage.plain(),
+        "images": str(grants.test.images),
+        "cases": None if cases is None else list(cases),
+        "spec": grants.spec.plain(),
+        "device": device,
+        "precision": precision,
+    }
+    out = Path(request["out"])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    read = (grants.test.images, Path(request["weights"]))
+    grant = confined(read, (out.parent,), grants.closed)
+    job = "sfdabench.run.predicting:masks"
+    with client.process(job, arguments, grant, threads=threads) as process:
+        count = process.ask(dict(request))["threads"]
+        process.finish()
+        (usage or Usage()).include(process.usage)
+        return count

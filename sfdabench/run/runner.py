@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -15,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import sfdabench
-from sfdabench.core.checkpoint import same_threads, threads
+from sfdabench.confine import client, lock
+from sfdabench.confine.child import JobFailed
 from sfdabench.core.errors import BadInput, RunFailed
-from sfdabench.core.fields import plain
 from sfdabench.core.files import atomic, held
 from sfdabench.core.needs import SETTINGS
 from sfdabench.core.progress import Progress
 from sfdabench.core.stage import digest
-from sfdabench.evaluate.predict import predict, unseal
+from sfdabench.core.threads import same_threads
+from sfdabench.core.weights_file import with_metadata
 from sfdabench.evaluate.scoring import Scorer, Scores
-from sfdabench.models.weights import to_bytes
-from sfdabench.prepare import streams
-from sfdabench.run.allocator import keep_freed_memory
-from sfdabench.run.artefacts import Artefact
-from sfdabench.run.plan import Chain, Run
-from sfdabench.run.realise import initial_network, model_of
+from sfdabench.evaluate.sealed import unseal
+from sfdabench.run.artefacts import WEIGHTS, Artefact, left_by_maker
+from sfdabench.run.choose import Chain
+from sfdabench.run.grants import confined
+from sfdabench.run.plan import Run
+from sfdabench.run.realise import default_threads, predicted, system
 from sfdabench.run.stages import Stages
 from sfdabench.store import cases, records
 from sfdabench.store.records import Record
@@ -56,8 +55,11 @@ def execute(run: Run, progress: Progress, *, force: bool = False) -> Record:
     Raises BadInput for faults of the data and of the backbone's weights, before any training.
     """
     path = run.record_path
-    if run.recipe.backbone_weights is not None and (force or not path.exists()):
-        initial_network(run.source, run.recipe.backbone_weights)  # must not wait for the data
+    backbone = run.recipe.backbone_weights
+    if backbone is not None and (force or not path.exists()):  # must not wait for the data
+        arguments = {"stage": run.source.plain(), "backbone": str(backbone.resolve())}
+        grant = confined((backbone,), (), ())
+        client.call("sfdabench.run.making:check_backbone", arguments, grant)
     return _recorded(run, Stages(run, progress, force=force), progress)
 
 
@@ -71,8 +73,8 @@ def _recorded(run: Run, stages: Stages, progress: Progress) -> Record:
             return record
         work = path.with_suffix(".work")
         try:
-            with same_threads(work, progress.say):
-                record = Execution(run, stages, progress).record()
+            stages.threads = same_threads(work, default_threads(), progress.say)
+            record = Execution(run, stages, progress).record()
         except BadInput:  # a killed run keeps it, and goes on with as many threads
             shutil.rmtree(work)
             raise
@@ -86,10 +88,6 @@ class Execution:
 
     def __init__(self, run: Run, stages: Stages, progress: Progress) -> None:
         self.run, self.stages, self.progress = run, stages, progress
-        self.device = torch.device(run.device)
-        keep_freed_memory()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
 
     def record(self) -> Record:
         """Carry out the run and return its record, whether it failed or not."""
@@ -98,10 +96,9 @@ class Execution:
         known = self._identity()
         known |= self._outcome(known)
         known["seconds"]["total"] = time.monotonic() - started
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        known["peak_memory_bytes"] = kilobytes * (1 if sys.platform == "darwin" else 1024)
-        if self.device.type == "cuda":
-            known["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.device)
+        usage = self.stages.usage
+        known["peak_memory_bytes"] = max(_peak_memory(), usage.peak_memory_bytes)
+        known["peak_device_bytes"] = usage.peak_device_bytes
         return Record.model_validate(known)
 
     def _outcome(self, known: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +111,7 @@ class Execution:
             return {
                 "status": "failed",
                 "reason": _reason(error),
-                "traceback": traceback.format_exc(),
+                "traceback": _trace(error),
             }
 
     def _identity(self) -> dict[str, Any]:
@@ -125,8 +122,8 @@ class Execution:
             "task": run.task_name,
             "method": run.method_name,
             "setting": _setting(run.chain),
-            "fields": {name: plain(method) for name, method in run.chain},
-            "source_stages": {name: plain(s) for name, s in run.source_stages.items()},
+            "fields": {name: method.fields for name, method in run.chain},
+            "source_stages": dict(run.source_stages),
             "overrides": run.overrides,
             "seed": run.seed,
             "profile": run.profile,
@@ -142,9 +139,9 @@ class Execution:
             "scored_on_training_cases": run.scored_on_training_cases,
             "cases": {"adapt": len(run.target_train.cases), "test": len(run.target_test.cases)},
             "device": run.device,
-            "device_name": _device_name(self.device),
+            "device_name": _device_name(run.device),
             "precision": run.precision,
-            "threads": torch.get_num_threads(),
+            "threads": self.stages.threads,
             "versions": {"sfdabench": sfdabench.__version__, "python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in LIBRARIES},
             "commit": _commit(),
@@ -180,11 +177,9 @@ class Execution:
             "source": source.card.seconds,
             "adapt": sum(card.seconds for card in links),
         }
-        with threads(final.card.threads or torch.get_num_threads()):
-            known["threads"] = torch.get_num_threads()
-            started = time.monotonic()
-            scored = self._scored(final)
-            known["seconds"]["evaluate"] = time.monotonic() - started
+        started = time.monotonic()
+        scored = self._scored(final, known)
+        known["seconds"]["evaluate"] = time.monotonic() - started
         return scored
 
     def _unadapted(self, run: Run) -> str:
@@ -210,27 +205,31 @@ class Execution:
             for artefact in self.stages.artefacts.values()
         ]
 
-    def _scored(self, final: Artefact) -> dict[str, Any]:
+    def _scored(self, final: Artefact, known: dict[str, Any]) -> dict[str, Any]:
         """Predict with the stored weights, score, and keep weights and scores of cases."""
         run = self.run
         with self.progress.stage("evaluation") as advance:
-            scorer = Scorer(run.task, run.target_test, self.stages.target_test, run.protocols)
+            prepared = self.stages.target_test
+            shapes = self.stages.spec.shapes(prepared)
+            scorer = Scorer(run.task, run.target_test, prepared, run.protocols)
             points = [] if run.online or not run.links else list(final.sealed)
             total = len(points) + 1
-            scores = scorer(unseal(final.online) if run.online else self._predicted(final))
+            masks = final.online if run.online else self._predicted(final, known)
+            known["lock"] = self._lock()
+            scores = scorer(unseal(masks, shapes))
             advance(1, total)
             dice: list[dict[str, float]] = []
             for i, path in enumerate(points):
                 first = points.index(path)  # an epoch that moved no weight shares its masks
-                known = dice[first] if first < i else None
-                dice.append(known or scorer(unseal(path), only="dice").mean_dice)
+                same = dice[first] if first < i else None
+                dice.append(same or scorer(unseal(path, shapes), only="dice").mean_dice)
                 advance(i + 2, total)
             epochs = final.epochs if points else []
-            audit = _audit(scores, epochs, dice, lambda i: scorer(unseal(points[i])))
+            audit = _audit(scores, epochs, dice, lambda i: scorer(unseal(points[i], shapes)))
         path = run.record_path
         with atomic(path.with_suffix(".safetensors"), "wb") as file:
             metadata = {"sha256": final.card.sha256, "record": run.key}
-            file.write(to_bytes(final.state(), metadata))
+            file.write(with_metadata(final.weights(), metadata, final.folder / WEIGHTS))
         cases.write(path.with_suffix(".csv"), _rows(scores))
         return {
             "deployed_sha256": final.card.sha256,
@@ -240,12 +239,25 @@ class Execution:
             "audit": audit,
         }
 
-    def _predicted(self, artefact: Artefact) -> Iterator[dict[str, np.ndarray]]:
-        """Masks of the stored model, case by case."""
-        run, test = self.run, self.stages.target_test
-        model = model_of(artefact, run.device, run.precision)
-        images = streams.images(test, "target test", device=self.device, seed=run.seed)
-        return predict(model, images, test, run.task, run.protocols)
+    def _predicted(self, final: Artefact, known: dict[str, Any]) -> Path:
+        """The file of the masks that the stored model predicts, in a process that has no label."""
+        run = self.run
+        out = run.record_path.with_suffix(".work") / "predicted" / "masks.zip"
+        known["threads"] = predicted(
+            final,
+            self.stages.test(),
+            out,
+            self.stages.usage,
+            device=run.device,
+            precision=run.precision,
+            threads=final.card.threads or self.stages.threads,
+        )
+        return left_by_maker(out)
+
+    def _lock(self) -> str | None:
+        """The weakest lock that any process of the run had; None where one had none."""
+        locks = [a.card.lock for a in self.stages.artefacts.values() if a.stage.kind != "imported"]
+        return next((name for name in (None, "audit hook") if name in locks), lock.best())
 
 
 def _rows(scores: Scores) -> Iterator[dict[str, Any]]:
@@ -296,20 +308,26 @@ def _setting(chain: Chain) -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return (
-            "out of GPU memory: lower --set batch_size (adaptation) or --source-set batch_size "
-            f"or size (source training); {str(error).splitlines()[0]}"
-        )
-    if isinstance(error, RunFailed):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.machine()
+def _trace(error: Exception) -> str:
+    """Where it was raised: in the process of a stage, or in this one."""
+    return error.trace if isinstance(error, JobFailed) else traceback.format_exc()
+
+
+def _device_name(device: str) -> str:
+    return system()["cuda"] if device == "cuda" else platform.machine()
+
+
+def _peak_memory() -> int:
+    """The most memory that this process held, in bytes; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)
 
 
 def _commit() -> str | None:

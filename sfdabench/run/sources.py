@@ -1,17 +1,17 @@
-"""Source models in the cache: imported by the user, or trained by an earlier run.
-
-Only what reads or writes weights needs torch.
-"""
+"""Source models in the cache: imported by the user, or trained by an earlier run."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfdabench.confine import client
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import pairs, plain
@@ -19,13 +19,13 @@ from sfdabench.core.files import atomic, held
 from sfdabench.core.near import unknown
 from sfdabench.core.stage import Problem, Stage
 from sfdabench.core.task import Task
+from sfdabench.core.weights_file import content_hash, metadata, with_metadata
 from sfdabench.prepare.planes import Preparation
 from sfdabench.run import artefacts
-from sfdabench.run.artefacts import WEIGHTS, Artefact, Card
+from sfdabench.run.artefacts import WEIGHTS, Artefact, Card, left_by_maker
+from sfdabench.run.grants import confined
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sfdabench.run.plan import Run
 
 LEAST_DIGITS = 4  # of a key that is given in short
@@ -161,21 +161,6 @@ def _describe(split: Mapping[str, Any]) -> dict[str, Any]:
     return {name: split[name] for name in ("dataset", "data", "how")}
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a user's file, out of the usual wrappings.
-
-    A checkpoint that holds the state dict under "state_dict", "model_state_dict" or "model" is
-    opened, and the prefix "module." of parallel training is taken off. Raises BadInput for files
-    that `models.weights.read` refuses.
-    """
-    from sfdabench.models import weights
-
-    state = weights.read(path, wrapped=("state_dict", "model_state_dict", "model"))
-    if state and all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
-
-
 def import_file(
     file: Path,
     *,
@@ -193,9 +178,7 @@ def import_file(
     Raises BadInput for a file that is no state dict of that network, naming the keys, and for a
     name that is taken by another model.
     """
-    from sfdabench.models import weights
-    from sfdabench.models.composites import rebuild
-    from sfdabench.run.plan import choose_recipe
+    from sfdabench.run.choose import choose_recipe
 
     value: Task = registry.load("tasks", task)
     if profile not in value.profiles:
@@ -208,7 +191,7 @@ def import_file(
         given = pairs(settings, "--source-set")
         own_settings = _own_settings(about).items()
         chosen = [*(text for n, text in own_settings if n not in given), *settings]
-    recipe, entry, _ = choose_recipe(value, profile, chosen)
+    recipe, built, _ = choose_recipe(value, profile, chosen)
     problem = Problem(
         classes=value.classes,
         head=value.head,
@@ -216,22 +199,23 @@ def import_file(
         augmentation=value.augmentation,
         source_loss=recipe.loss,
     )
-    module = entry.build(channels=problem.channels, outputs=problem.outputs)
     composite = about.get("composite")
-    state = rebuild(module, composite, read_weights(file), file).weights()
-    content = weights.sha256(state)
+    unnamed = Stage(
+        kind="imported",
+        name="",
+        fields={},
+        code={},
+        network=recipe.network,
+        network_fields=built.fields,
+        problem=problem,
+    )
+    data = _converted(file, unnamed, composite)
+    content = content_hash(data, file)
     called = name or _free_name(file, content, cache)
     if not NAME.fullmatch(called):
         raise BadInput(f"--name {called}: give small letters, digits, '-', '_' and '.'")
-    stage = Stage(
-        kind="imported",
-        name=called,
-        fields={"sha256": content, "size": recipe.size, "composite": composite},
-        code={},
-        network=recipe.network,
-        network_fields=plain(entry),
-        problem=problem,
-    )
+    fields = {"sha256": content, "size": recipe.size, "composite": composite}
+    stage = replace(unnamed, name=called, fields=fields)
     for other in every(cache):
         if other.stage.kind == "imported" and other.stage.name == called:
             if other.card.key == stage.key:
@@ -241,7 +225,20 @@ def import_file(
                 "`sfdabench source import --name` and a name of its own"
             )
     own = registry.canonical("tasks", task)
-    return put(cache, stage, state, composite=composite, task=own, size=recipe.size)
+    return put(cache, stage, data, composite=composite, task=own, size=recipe.size)
+
+
+def _converted(file: Path, stage: Stage, composite: Mapping[str, Any] | None) -> bytes:
+    """The weights in a user's file as a safetensors file of the stage's network.
+
+    The file is read, and the network built, by a process that can read nothing else.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / WEIGHTS
+        arguments = {"file": str(file.resolve()), "stage": stage.plain(), "composite": composite}
+        grant = confined((file,), (Path(folder),), ())
+        client.call("sfdabench.run.importing:convert", arguments | {"out": str(out)}, grant)
+        return left_by_maker(out).read_bytes()
 
 
 def _free_name(file: Path, content: str, cache: Path) -> str:
@@ -258,15 +255,12 @@ def _about(file: Path) -> dict[str, Any]:
 
     Raises BadInput where the file is missing or broken.
     """
-    from sfdabench.models import weights
-
     if not file.is_file():
         raise BadInput(f"{file}: no such file")
     if file.suffix != ".safetensors":
         return {}
-    _, metadata = weights.from_bytes(file.read_bytes(), file)
     try:
-        about = json.loads(metadata.get("sfdabench", "{}"))
+        about = json.loads(metadata(file.read_bytes(), file).get("sfdabench", "{}"))
     except json.JSONDecodeError as error:
         raise BadInput(f"{file}: its description cannot be read ({error})") from error
     return about if isinstance(about, dict) else {}
@@ -288,7 +282,7 @@ def setting(name: str, value: Any) -> str:
 def put(
     cache: Path,
     stage: Stage,
-    state: Mapping[str, Tensor],
+    data: bytes,
     *,
     notes: Mapping[str, float] | None = None,
     composite: dict[str, Any] | None = None,
@@ -296,15 +290,16 @@ def put(
     size: int | None = None,
     seconds: float = 0.0,
 ) -> Artefact:
-    """Write a source model into its place in the cache; the card comes last."""
-    from sfdabench.models import weights
+    """Write a source model into its place in the cache; the card comes last.
 
+    data: its weights, as a safetensors file.
+    """
     folder = artefacts.place(cache, stage)
     with held(folder, lambda _: None):
         shutil.rmtree(folder, ignore_errors=True)
-        content = weights.sha256(state)
+        content = content_hash(data, folder / WEIGHTS)
         with atomic(folder / WEIGHTS, "wb") as file:
-            file.write(weights.to_bytes(state, {"sha256": content}))
+            file.write(with_metadata(data, {"sha256": content}, folder / WEIGHTS))
         card = Card(
             key=stage.key,
             stage=stage.plain(),
@@ -332,9 +327,10 @@ def export(artefact: Artefact, out: Path) -> None:
 
 
 def write_model(artefact: Artefact, out: Path) -> None:
-    """Write the weights of an artefact, with what its network is, as one safetensors file."""
-    from sfdabench.models import weights
+    """Write the weights of an artefact, with what its network is, as one safetensors file.
 
+    Raises BadInput where the weights are not those of its card.
+    """
     stage = artefact.stage
     about = {
         "network": stage.network,
@@ -343,9 +339,9 @@ def write_model(artefact: Artefact, out: Path) -> None:
         "problem": plain(stage.problem),
         "composite": artefact.card.composite,
     }
-    metadata = {"sha256": artefact.card.sha256, "sfdabench": json.dumps(about)}
+    written = {"sha256": artefact.card.sha256, "sfdabench": json.dumps(about)}
     with atomic(out, "wb") as file:
-        file.write(weights.to_bytes(artefact.state(), metadata))
+        file.write(with_metadata(artefact.weights(), written, artefact.folder / WEIGHTS))
 
 
 def _first(stage: Stage) -> Stage:

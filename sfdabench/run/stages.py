@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sfdabench.confine.client import Usage
 from sfdabench.core.progress import Progress
 from sfdabench.core.stage import Stage, digest
+from sfdabench.evaluate.sealed import MaskSpec
 from sfdabench.prepare.arrays import Prepared
 from sfdabench.prepare.split import Split
 from sfdabench.run import artefacts
 from sfdabench.run.artefacts import Artefact
+from sfdabench.run.grants import Granted, Grants
 from sfdabench.run.plan import Run
-from sfdabench.run.realise import Audit, Granted, Grants, realise
+from sfdabench.run.realise import realise
 
 SOURCE_ROLES = frozenset({"source", "validation", "class ratio"})
 LABELLED_ROLES = SOURCE_ROLES | {"target labels"}
@@ -21,19 +24,23 @@ class Stages:
     """Prepares the splits of a run and realises its stages, each once.
 
     force: methods adapt again although their artefacts are there; source stages do not.
-    audits: whether the model of each epoch predicts the test images.
+    audits: whether the model of each epoch predicts the test images. threads: that stages are
+    made on; the system's default where None. usage: of the processes that made stages or predicted.
     """
 
     def __init__(
         self, run: Run, progress: Progress, *, force: bool = False, audits: bool = True
     ) -> None:
         self.run, self.progress, self.force, self.audits = run, progress, force, audits
+        self.threads: int | None = None
+        self.usage = Usage()
         self.artefacts: dict[str, Artefact] = {}
         self._prepared: dict[str, Prepared] = {}
 
     def of(self, run: Run) -> Stages:
         """Return the stages of another run of the same splits; what was made is shared."""
         other = Stages(run, self.progress, audits=self.audits)
+        other.threads = self.threads
         other.artefacts, other._prepared = self.artefacts, self._prepared
         return other
 
@@ -73,17 +80,31 @@ class Stages:
             self.artefacts[stage.key] = realise(
                 stage,
                 lambda: self._grants(stage),
-                protocols=tuple(self.run.protocols) if self._audited(stage) else (),
+                protocols=tuple(self.run.protocols) if self._predicts(stage) else (),
                 cache=self.run.cache,
                 device=self.run.device,
                 progress=self.progress,
+                threads=self.threads,
+                usage=self.usage,
                 force=self.force and stage.kind == "methods",
             )
         return self.artefacts[stage.key]
 
-    def _audited(self, stage: Stage) -> bool:
+    def _predicts(self, stage: Stage) -> bool:
         """Whether its epochs predict the test images; a method that learns online has to."""
         return stage.kind == "methods" and (self.audits or "target test" in stage.sees)
+
+    def test(self) -> Grants:
+        """Return the grants of a process that only predicts the images of the test split."""
+        return Grants(test=self._granted_test(), spec=self.spec, closed=self.closed)
+
+    @property
+    def spec(self) -> MaskSpec:
+        """The masks that the run scores."""
+        return MaskSpec.of(self.run.task, self.run.protocols)
+
+    def _granted_test(self) -> Granted:
+        return _granted(self.target_test, labels=False)
 
     def _grants(self, stage: Stage) -> Grants:
         """What a stage may read."""
@@ -95,14 +116,13 @@ class Stages:
             )
             for role in sorted(stage.sees.keys() - {"backbone"})
         }
-        audit = None
-        if self._audited(stage):
-            audit = Audit(run.task, run.protocols, _granted(self.target_test, labels=False))
+        predicts, online = self._predicts(stage), "target test" in stage.sees
         return Grants(
             splits=splits,
             backbone=run.recipe.backbone_weights if "backbone" in stage.sees else None,
-            audit=audit,
-            closed=self._closed(stage),
+            test=self._granted_test() if predicts and not online else None,
+            spec=self.spec if predicts else None,
+            closed=self.closed,
         )
 
     def _splits(self, role: str) -> list[tuple[Split, str]]:
@@ -117,25 +137,19 @@ class Stages:
             "target test": [(run.target_test, "target test")],
         }[role]
 
-    def _closed(self, stage: Stage) -> list[Path]:
-        """What the guard refuses while a method adapts: all arrays, and files of the data sets.
+    @property
+    def closed(self) -> tuple[Path, ...]:
+        """The folders and files that no process of a stage may read but where it is granted them.
 
-        The folders that the stage is granted stay open (`Grants.splits`).
+        They are the roots of the data, the cache and the results; and each file of a data set, so
+        that it stays closed under another name.
         """
-        if stage.kind != "methods":
-            return []
         run = self.run
-        paths = [run.cache / "prepared", artefacts.root(run.cache), *run.source_files]
-        paths += [p for case in run.target_test.cases for p in case.label]
-        if "target labels" not in stage.sees:
-            paths += [p for case in run.target_train.cases for p in case.label]
-        if "source" not in stage.sees:
-            splits = [*run.source_train, *run.source_test]
-            paths += [p for s in splits for case in s.cases for p in (*case.image, *case.label)]
-        # A file may serve both roles (one data set as source and target): what the method was
-        # given stays open.
-        given = {p for case in run.target_train.cases for p in case.image}
-        return [path for path in paths if path not in given]
+        splits = [*run.source_train, *run.source_test, run.target_train, run.target_test]
+        cases = [case for split in splits for case in split.cases]
+        files = [path for case in cases for path in (*case.image, *case.label)]
+        roots = {split.root for split in splits}
+        return (run.cache, run.out, *sorted(roots), *files, *run.source_files)
 
 
 def _granted(prepared: Prepared, *, labels: bool) -> Granted:

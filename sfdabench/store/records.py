@@ -192,6 +192,8 @@ class Record(_Part):
     user brought. source: None where the source model was not trained here.
     stages: everything that was made or found for this run, in the order of making.
     composite: how to rebuild a deployed model that is more than the network.
+    lock: what closed labels, and source data that are not declared, to the processes of the run,
+    the weakest of them; None where a stage was made without one, by an earlier version.
     unadapted: the key of the `source_only` record that holds the scores of the source model; None
     for `source_only` itself, and for a run that failed before it.
     scores, empties: of the deployed model, by protocol. curves: method -> name -> value by epoch.
@@ -235,6 +237,7 @@ class Record(_Part):
     versions: dict[Name, Line]
     commit: Line | None
     seconds: Seconds
+    lock: Literal["landlock", "audit hook"] | None = None
     peak_memory_bytes: Count
     peak_device_bytes: Count | None = None
     scores: Means = {}

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from sfdabench.core.fields import plain
 from sfdabench.run import artefacts
 from sfdabench.run.artefacts import CARD, Card
 from sfdabench.store import records
@@ -33,7 +32,7 @@ def record_of(make_record):
     def record(run, **changes):
         known = {
             **{"key": run.key, "task": run.task_name, "data": run.data, "profile": run.profile},
-            **{"fields": {name: plain(method) for name, method in run.chain}},
+            **{"fields": {name: method.fields for name, method in run.chain}},
             **{"overrides": run.overrides, "recipe": run.recipe_inputs, "device": run.device},
             **{"source_key": run.source.key, "source_overrides": run.source_overrides},
         }

@@ -27,7 +27,7 @@ STAGE = Stage(
 
 @pytest.fixture
 def trained(tmp_path):
-    return sources.put(tmp_path / "a", STAGE, STATE, notes=NOTES, seconds=1.5)
+    return sources.put(tmp_path / "a", STAGE, to_bytes(STATE), notes=NOTES, seconds=1.5)
 
 
 def test_there_and_back(tmp_path, trained):
@@ -56,7 +56,7 @@ def test_the_cache_takes_it_as_its_own(tmp_path, trained):
 
 def test_it_takes_the_place_of_what_is_there(tmp_path, trained):
     other = {**STATE, "batches": torch.tensor(1)}
-    sources.put(tmp_path / "b", STAGE, other, notes=NOTES)
+    sources.put(tmp_path / "b", STAGE, to_bytes(other), notes=NOTES)
     portable.unpack(portable.pack(trained), "x", tmp_path / "b", STAGE)
     placed = realise.find(tmp_path / "b", STAGE, (), QUIET.say)
     assert placed.state()["batches"] == 70001

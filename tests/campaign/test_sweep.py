@@ -14,7 +14,6 @@ from filelock import FileLock
 from sfdabench.campaign import sweep as sweeps
 from sfdabench.campaign.sweep import estimate, plan, wanted
 from sfdabench.core.errors import BadInput
-from sfdabench.core.fields import plain
 from sfdabench.core.progress import Progress
 from sfdabench.report import benchmark as papers
 from sfdabench.run import artefacts
@@ -285,7 +284,7 @@ def test_estimates_come_from_records_alike_and_are_else_unknown(mini, finished):
     imported = [finished(run, 10, source=None)]
     assert estimate(run, imported, trains=False) == pytest.approx(10)
     assert estimate(run, imported, trains=True) is None
-    fields = {"cbmt": plain(run.chain[0][1])}
+    fields = {"cbmt": run.chain[0][1].fields}
     for other in (
         {"status": "failed", "reason": "diverged"},
         {"task": "refuge2rimone"},
@@ -304,6 +303,7 @@ def test_estimates_come_from_records_alike_and_are_else_unknown(mini, finished):
 
 def test_shipped_results_tell_the_time_of_a_shipped_run(mini, finished, make_record, monkeypatch):
     """Of a run that has no record in the user's own folder."""
+    monkeypatch.setenv("SFDABENCH_CACHE", str(mini.parent / "cache"))  # no source model is there
     monkeypatch.setattr(sweeps, "shipped", lambda folder: mini.parent / "shipped" / folder)
     (mini.parent / "shipped" / "results" / "phantom").mkdir(parents=True)
     (mini.parent / "shipped" / "results" / "README.md").touch()

@@ -8,7 +8,8 @@ from torch import nn
 from sfdabench.core import registry
 from sfdabench.core.head import SOFTMAX
 from sfdabench.core.streams import Clock, Stream
-from sfdabench.evaluate.predict import evaluating, predict, seal, unseal
+from sfdabench.evaluate.predict import evaluating, predict
+from sfdabench.evaluate.sealed import MaskSpec
 from sfdabench.prepare.arrays import Prepared, PreparedCase
 from sfdabench.prepare.planes import Geometry
 
@@ -37,7 +38,7 @@ def split(shape=(16, 16), box=(0, 0, 16, 16), planes=(1, 1)):
 
 
 def masks_of(model, split, task, protocols=PROTOCOLS):
-    return list(predict(model, stream(), split, task, protocols))
+    return list(predict(model, stream(), split, MaskSpec.of(task, protocols)))
 
 
 def stream(size=16):
@@ -119,7 +120,7 @@ def test_prediction_leaves_modes_clock_and_randomness_alone():
     before = model[1].running_mean.clone(), torch.get_rng_state()
     test = stream()
     test.clock.start(0, 3)
-    list(predict(model, test, split(), ONE, PROTOCOLS))
+    list(predict(model, test, split(), MaskSpec.of(ONE, PROTOCOLS)))
     assert [m.training for m in model] == [True, False, True]
     assert torch.equal(model[1].running_mean, before[0])
     assert torch.equal(torch.get_rng_state(), before[1])
@@ -135,14 +136,3 @@ def test_modes_come_back_after_an_error():
     except KeyError:
         pass
     assert model.training
-
-
-def test_sealed_masks_come_back(tmp_path):
-    rng = np.random.default_rng(0)
-    cases = [{"strict": rng.random((2, 9, 13)) > 0.5, "cbmt": rng.random((1, 4)) > 0.5}] * 11
-    seal(tmp_path / "e.zip", iter(cases))
-    back = list(unseal(tmp_path / "e.zip"))
-    assert len(back) == 11
-    for case, again in zip(cases, back, strict=True):
-        assert case.keys() == again.keys()
-        assert all((case[name] == again[name]).all() for name in case)

@@ -101,5 +101,6 @@ def test_the_source_models_of_the_reference_fit_their_tasks(tmp_path):
         problem = Problem(task.classes, task.head, task.channels, task.augmentation, recipe.loss)
         stage = Stage("stages", "source_training", {}, {}, recipe.network, {}, problem)
         model = portable.unpack(path.read_bytes(), path, tmp_path / listing.name, stage)
-        module = network.build(channels=problem.channels, outputs=problem.outputs)
+        built = registry.load("networks", recipe.network)(**network.fields)
+        module = built.build(channels=problem.channels, outputs=problem.outputs)
         fill(module, model.state(), path)

@@ -58,10 +58,10 @@ def test_killed_while_training_and_while_adapting(tmp_path, undisturbed):
     out, cache = tmp_path / "out", tmp_path / "cache"
 
     def training():
-        return any(cache.glob("stages/source_training-*.work/stage-0.safetensors"))
+        return any(cache.glob("stages/source_training-*.work/open/stage-0.safetensors"))
 
     def adapting():
-        return any(cache.glob("stages/cbmt-*.work/stage-0.safetensors"))
+        return any(cache.glob("stages/cbmt-*.work/open/stage-0.safetensors"))
 
     kill_when(start(out, cache, *LONG), training)
     assert training()
@@ -97,7 +97,7 @@ def test_a_chain_beside_a_source_side_stage_killed_in_each_of_its_stages(tmp_pat
     out, cache = tmp_path / "two" / "out", tmp_path / "two" / "cache"
 
     def saved(name):
-        return lambda: any(cache.glob(f"stages/{name}-*.work/stage-0.safetensors"))
+        return lambda: any(cache.glob(f"stages/{name}-*.work/open/stage-0.safetensors"))
 
     for name in ("source_training", "tiny_side", "tiny_guided"):
         kill_when(start(out, cache, *CHAIN, **named), saved(name))

@@ -232,15 +232,15 @@ def test_another_name_for_a_method_sets_its_fields(tmp_path):
     assert slow.overrides == {"tent": {"online": True, "steps": 2}}
     free = plan(tmp_path, method="self_ensembling_sf")
     assert free.overrides == {"self_ensembling": {"source": False}}
-    assert free.chain[0][1].epochs == 20, "the values of the phantom profile hold as well"
+    assert free.chain[0][1].fields["epochs"] == 20, "the values of the phantom profile hold as well"
 
 
 def test_phantom_values_hold_in_the_phantom_profile_only(tmp_path):
     short = plan(tmp_path, method="supervised")
     assert short.profile == "phantom"
-    assert short.chain[0][1].epochs == 10
+    assert short.chain[0][1].fields["epochs"] == 10
     assert short.overrides == {"supervised": {}}
     changed = plan(tmp_path, method="supervised", settings=["epochs=3"])
-    assert changed.chain[0][1].epochs == 3
+    assert changed.chain[0][1].fields["epochs"] == 3
     assert changed.overrides == {"supervised": {"epochs": 3}}
-    assert plan(tmp_path, method="supervised", profile="paper").chain[0][1].epochs == 40
+    assert plan(tmp_path, method="supervised", profile="paper").chain[0][1].fields["epochs"] == 40

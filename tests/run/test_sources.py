@@ -320,11 +320,10 @@ class Mixed(Method):
     assert record.composite["part"]["class"] == "Mix"
     side = artefacts.read_card(artefacts.place(run.cache, run.final.beside[0]))
     assert side.card.composite["name"] == "Part"
-    from sfdabench.present.export import deployed
+    from sfdabench.present.export import strict_masks
 
-    model = deployed(run, run.record_path)
-    assert type(model).__name__ == "Normalised"
-    assert any(name.startswith("before.") for name in model.weights())
+    masks = dict(strict_masks(run, run.record_path, QUIET))
+    assert masks.keys() == {case.id for case in run.target_test.cases}
 
 
 def test_the_files_of_the_source_are_closed_beside_a_given_model(file, cache, tmp_path, data):
