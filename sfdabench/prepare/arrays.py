@@ -18,7 +18,8 @@ from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.fields import plain
 from sfdabench.core.files import ANEW, held, read_typed, regular, remove, sha256_file
 from sfdabench.prepare.index import DataFile, ImagesIndex, LabelsIndex
-from sfdabench.prepare.planes import Geometry, Preparation
+from sfdabench.prepare.planes import Geometry
+from sfdabench.prepare.preparation import Preparation
 from sfdabench.prepare.writer import Writer
 
 VERSION = 3

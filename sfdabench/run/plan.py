@@ -31,9 +31,8 @@ from sfdabench.core.protocol import Protocol
 from sfdabench.core.stage import Problem, SourceStage, Stage, digest
 from sfdabench.core.task import Domain, Recipe, Task
 from sfdabench.prepare.phantoms import phantom_root
-from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.preparation import Preparation
 from sfdabench.prepare.split import Split, find_split
-from sfdabench.run import sources
 from sfdabench.store import records
 
 Precision = Literal["float32", "bfloat16"]
@@ -507,8 +506,11 @@ def resolve(
         if note := registry.explain("methods", part):
             progress.say(note)
     cache = cache_root()
-    given = None if source is None or not source_data else sources.find(cache, source)
-    if given is not None:
+    given = None
+    if source is not None and source_data:
+        from sfdabench.run import sources
+
+        given = sources.find(cache, source)
         source_settings = sources.settings_of(given, source_settings)
     recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
     check_fit(methods.chain, task, value.head, recipe.network, network)
@@ -555,6 +557,8 @@ def resolve(
         source_stages=methods.source_stages,
     )
     if given is not None:
+        from sfdabench.run import sources
+
         sources.check_fits(given, run.problem, task)
         run = dataclasses.replace(run, source_files=files.of_source(value))
     if (given is not None and not any(asks_for_source(n) for n in needs)) or not source_data:
@@ -586,6 +590,8 @@ def _with_source(run: Run, files: Data, needs: Sequence[Needs]) -> Run:
                 f"{error}\n{' and '.join(asking)} needs the source data; a source model alone is "
                 f"enough for {', '.join(_source_free())}"
             ) from error
+        from sfdabench.run import sources
+
         alike = sources.alike(run.cache, run)
         if len(alike) == 1:
             files.progress.say(

@@ -19,7 +19,7 @@ from sfdabench.core.files import atomic, held
 from sfdabench.core.near import unknown
 from sfdabench.core.stage import Problem, Stage
 from sfdabench.core.task import Task
-from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.preparation import Preparation
 from sfdabench.run import artefacts
 from sfdabench.run.artefacts import WEIGHTS, Artefact, Card
 
