@@ -17,7 +17,7 @@ from typing import Any, Literal
 from sfdabench.core import registry
 from sfdabench.core.code import entry_code, shared_code
 from sfdabench.core.dataset import Case
-from sfdabench.core.errors import AbsentData, BadInput, Incompatible
+from sfdabench.core.errors import AbsentData, BadInput, DataFault, Incompatible
 from sfdabench.core.fields import override, pairs, plain
 from sfdabench.core.files import sha256_file
 from sfdabench.core.head import Head
@@ -49,7 +49,7 @@ class Run:
         splits of the source are then empty if the data are not there.
     source_stages: name -> the source-side stages that methods of the chain ask for.
     source_files: images and labels of the source that are there although the run does not need
-        them, so that they can be closed to its methods.
+        them, so that they can be closed to its methods; a folder where they cannot be listed.
     """
 
     task_name: str
@@ -444,15 +444,27 @@ class Data:
         return phantom_root(name, dataset, self.cache, self.progress.say)
 
     def of_source(self, task: Task) -> tuple[Path, ...]:
-        """Every file of the source's data sets, as far as they are there."""
+        """Every file of the source's data sets, as far as they are there.
+
+        Where a data set is damaged its files are not known one by one, so the whole root is
+        closed; what a method is granted lies elsewhere.
+        """
         paths: list[Path] = []
         for name in {domain.dataset for domain in task.source}:
             where = self._phantom(name) if self.root is None else self.root
             try:
-                scan = registry.load("datasets", name)().scan(where)
+                cases = registry.load("datasets", name)().cases(where)
             except AbsentData:
                 continue
-            paths += [p for case in scan.cases for p in (*case.image, *case.label)]
+            except (DataFault, OSError) as fault:
+                first = " ".join(line.strip() for line in str(fault).splitlines()[:2])
+                self.progress.say(
+                    f"source data {name}: not all files can be listed, so the whole of {where} is "
+                    f"closed to methods; `sfdabench data verify {name}` says more ({first})"
+                )
+                paths.append(where)
+                continue
+            paths += [p for case in cases for p in (*case.image, *case.label)]
         return tuple(paths)
 
     def split(
