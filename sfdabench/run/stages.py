@@ -125,7 +125,7 @@ class Stages:
         if stage.kind != "methods":
             return []
         run = self.run
-        paths = [run.cache / "prepared", artefacts.root(run.cache), *run.source_files]
+        paths = [run.cache / "prepared", *artefacts.roots(run.cache), *run.source_files]
         paths += [p for case in run.target_test.cases for p in case.label]
         if "target labels" not in stage.sees:
             paths += [p for case in run.target_train.cases for p in case.label]

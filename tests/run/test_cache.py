@@ -102,7 +102,9 @@ def test_nobody_begins_with_an_entry_while_it_is_removed(cache, monkeypatch):
     assert entries(cache) == []
 
 
-def test_imported_models_go_only_where_they_are_named(cache, tmp_path):
+@pytest.fixture
+def model(cache, tmp_path):
+    """An imported source model."""
     from sfdabench.models.weights import to_bytes
     from sfdabench.networks.unet_small import UNetSmall
     from sfdabench.run.sources import import_file
@@ -111,12 +113,64 @@ def test_imported_models_go_only_where_they_are_named(cache, tmp_path):
     network = UNetSmall(width=4, depth=2).build(channels=3, outputs=2)
     file.write_bytes(to_bytes(network.state_dict()))
     settings = ["width=4", "depth=2"]
-    model = import_file(
+    return import_file(
         file, cache=cache, task="tiny", network="unet_small", profile="phantom", settings=settings
     )
+
+
+def test_imported_models_go_only_where_they_are_named(cache, model):
     clear(cache)
     assert [(entry.kind, entry.name) for entry in entries(cache)] == [
         ("imported", model.folder.name)
     ]
     clear(cache, kinds=["imported"])
+    assert entries(cache) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda card: card.write_text("{"), lambda card: card.unlink()],
+    ids=["damaged", "missing"],
+)
+def test_an_imported_model_without_its_card_is_named_and_stays(cache, model, sfdabench, damage):
+    damage(model.folder / "card.json")
+    code, _, err = sfdabench("source", "list")
+    (line,) = err.splitlines()
+    assert code == 0
+    assert line.startswith(f"{model.folder / 'card.json'}: ")
+    assert line.endswith("; import the model again with `sfdabench source import`")
+    code, out, err = sfdabench("cache", "list")
+    assert (code, err.splitlines()) == (0, [line])
+    assert ["imported", model.folder.name] in [row.split()[:2] for row in out.splitlines()]
+    clear(cache)
+    assert [entry.kind for entry in entries(cache)] == ["imported"]
+    code, _, err = sfdabench("run", "--method", "adabn", "--task", "tiny", "--source", "mine")
+    assert code == 2
+    assert line in err
+    clear(cache, [model.folder.name])
+    assert entries(cache) == []
+
+
+def test_a_model_where_earlier_versions_kept_it_is_named_and_stays(cache, model, sfdabench):
+    before = cache / "stages" / model.folder.name
+    model.folder.rename(before)
+    _, _, err = sfdabench("source", "list")
+    (line,) = err.splitlines()
+    assert f"{before}: a model that an earlier version imported" in line
+    assert f"import {before / 'weights.safetensors'} with `sfdabench source import`" in line
+    for kinds in ([], ["stages"]):
+        (kept,) = clear(cache, kinds=kinds).kept
+        assert "name it to clear it" in kept
+    assert [entry.name for entry in entries(cache)] == [before.name]
+    assert clear(cache, [before.name]).count == 1
+
+
+def test_a_stage_whose_card_is_damaged_may_be_an_imported_model(cache):
+    (card, *_) = sorted((cache / "stages").glob("*/card.json"))
+    card.write_text("{")
+    (kept,) = clear(cache).kept
+    assert kept.startswith(f"{card.parent.name}: may be a model that was imported")
+    assert str(card) in kept
+    assert [entry.name for entry in entries(cache)] == [card.parent.name]
+    assert clear(cache, [card.parent.name]).kept == ()
     assert entries(cache) == []

@@ -113,7 +113,7 @@ class TestImport:
             with pytest.raises(KeyboardInterrupt):
                 bring(file, cache)
         assert sources.every(cache) == []
-        (work,) = (path for path in artefacts.root(cache).iterdir() if path.is_dir())
+        (work,) = (path for path in artefacts.imported_root(cache).iterdir() if path.is_dir())
         artefact = bring(file, cache)
         assert artefact.folder == work
         artefacts.check(artefact)
