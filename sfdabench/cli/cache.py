@@ -50,7 +50,7 @@ def clear(
 
     NAMES are those of `cache list`. What is removed is made again when a run needs it; imported
     source models cannot be, so they go only where they or their kind are named, and so does a
-    stage whose card is damaged, which may be one. What a running process holds stays.
+    stage whose card is damaged, which may be one. What a running process holds or reads stays.
     Records are not in the cache.
     """
     from sfdabench.core.paths import cache_root

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import ANEW, read_typed, sha256_file, write_hashed
+from sfdabench.core.in_use import note
 from sfdabench.core.stage import SHORT, Stage
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def exists(cache: Path, stage: Stage) -> bool:
 
 
 def write_card(folder: Path, card: Card) -> Artefact:
-    """Write the card of an artefact, after everything else of it."""
+    """Write the card of an artefact, after everything else of it; its lock is held."""
+    note(folder)
     write_hashed(folder / CARD, card.model_dump(mode="json"))
     return Artefact(folder, card)
 
@@ -170,7 +172,11 @@ def check(artefact: Artefact) -> None:
 
 
 def touch(artefact: Artefact) -> None:
-    """Note that the artefact is in use, for `cache clear --older-than`."""
+    """Note that the artefact is in use, now and for `cache clear --older-than`.
+
+    Its lock is held.
+    """
+    note(artefact.folder)
     with contextlib.suppress(OSError):  # the cache may be somebody else's, to be read only
         os.utime(artefact.folder)
 

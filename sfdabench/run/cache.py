@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfdabench.core.errors import BadInput
+from sfdabench.core.in_use import users
 from sfdabench.core.near import unknown
 from sfdabench.run import artefacts
 from sfdabench.run.artefacts import IMPORTED
@@ -113,7 +114,7 @@ def clear(
     older_than: keep what was made, or of stages found, within so many days. dry_run: only count.
     Imported source models go only where they or their kind are named: they cannot be made again.
     Earlier versions kept them among the stages, so a stage whose card cannot be used goes only
-    where it is named. What a process holds stays, with a line on it. Raises BadInput
+    where it is named. What a process holds or has in use stays, with a line on it. Raises BadInput
     for an unknown name.
     """
     every = entries(root)
@@ -178,7 +179,20 @@ def _locked(entry: Entry) -> Iterator[str | None]:
                 stack.enter_context(FileLock(lock).acquire(timeout=0))
             except Timeout:
                 holder = who.read_text(encoding="utf-8") if who.exists() else "another process"
+        if holder is None:  # asked when the locks are held: a reader notes what it holds
+            holder = _reader(entry)
         yield holder
+
+
+def _reader(entry: Entry) -> str | None:
+    """Who has noted that it reads an entry, None where nobody has."""
+    places = {_locked_by(path) for path in entry.paths}
+    noted = {cache: users(cache) for cache in {place.parent.parent for place in places}}
+    for place in places:
+        who = noted[place.parent.parent].get(f"{place.parent.name}/{place.name}")
+        if who is not None:
+            return who
+    return None
 
 
 def _remove(path: Path) -> None:

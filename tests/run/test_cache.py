@@ -1,6 +1,8 @@
 """`cache list` and `cache clear`: what lies there, what goes, what a process holds."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,6 +11,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.files import held
 from sfdabench.core.paths import cache_root
 from sfdabench.run.cache import clear, entries
+from sfdabench.store import records
 
 
 @pytest.fixture
@@ -100,6 +103,39 @@ def test_nobody_begins_with_an_entry_while_it_is_removed(cache, monkeypatch):
     clear(cache)
     assert removed
     assert entries(cache) == []
+
+
+def test_what_a_run_reads_stays_until_it_is_over(cache, tmp_path, sfdabench, monkeypatch):
+    cleared, write = [], records.write
+
+    def beside(path, record):
+        cleared.append(clear(cache_root()))
+        write(path, record)
+
+    monkeypatch.setattr(records, "write", beside)
+    code, _, err = sfdabench("run", "--method", "adabn", "--task", "tiny", "--device", "cpu",
+                             "--out", tmp_path / "again", "--force")  # fmt: skip
+    assert code == 0, err
+    kept = "\n".join(cleared[-1].kept)
+    assert f"in use by process {os.getpid()} on " in kept
+    left = [entry.name for entry in entries(cache) if entry.kind in ("prepared", "stages")]
+    assert {name.split("-")[0] for name in left} == {"tiny_target", "source_training", "adabn"}
+    assert all(name in kept for name in left)
+    monkeypatch.undo()
+    clear(cache)
+    assert entries(cache) == []
+
+
+def test_what_a_killed_run_read_goes_at_once(cache):
+    name = next(e.name for e in entries(cache) if e.kind == "prepared")
+    code = (
+        "import os, sys; from pathlib import Path; from sfdabench.core.in_use import in_use, note\n"
+        "scope = in_use(); scope.__enter__(); note(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    )
+    place = cache / "prepared" / name
+    ended = subprocess.run([sys.executable, "-c", code, str(place)], check=False)
+    assert ended.returncode == -9
+    assert clear(cache, [name]).count == 1
 
 
 @pytest.fixture
