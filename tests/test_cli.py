@@ -1,6 +1,7 @@
 """The command line as a new user meets it, typos included."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 from sfdabench import cli
+from sfdabench.core.paths import shipped
+from sfdabench.run.request import RunRequest
 
 PLUGINS = Path(__file__).parent / "plugins"
 
@@ -308,19 +311,48 @@ def test_doctor_names_the_first_fault_and_what_is_absent(sfdabench, monkeypatch,
 )
 def test_light_commands_import_no_heavy_library(arguments):
     """Times drift with the machine; what is imported does not."""
-    code = (
-        "import sys; sys.argv = ['sfdabench', *sys.argv[1:]]\n"
-        "from sfdabench.cli import main\n"
-        "try:\n    main()\n"
-        "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'monai', 'numpy', 'scipy', 'pandas', 'rich', 'PIL', 'matplotlib'}\n"
-        "heavy &= set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-    )
+    done = without(HEAVY, arguments)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_and_lists_are_lighter_still():
+    for arguments in (["--help"], ["list", "methods"]):
+        done = without({*HEAVY, "pydantic", "importlib.metadata", "filelock"}, arguments)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_committed_record_is_found_without_heavy_libraries(tmp_path):
+    """Its key did not move, and the answer needs no array, no lock and no torch."""
+    results = tmp_path / "results"
+    shutil.copytree(shipped("results") / "phantom" / "refuge2rimone", results / "refuge2rimone")
+    arguments = ["--method", "cbmt", "--task", "refuge2rimone", "--device", "cpu", "--phantom"]
+    run = RunRequest("cbmt", "refuge2rimone", device="cpu", phantom=True, out=results).resolve()
+    assert run.record_path.is_file()
+    done = without({*HEAVY, "filelock"}, ["run", *arguments, "--out", str(results)])
+    assert done.returncode == 0, done.stderr
+    assert f"found {run.record_path}" in done.stderr
+    assert "adapted" in done.stdout
+
+
+HEAVY = {"torch", "monai", "numpy", "scipy", "pandas", "rich", "PIL", "matplotlib"}
+
+
+def without(modules, arguments):
+    """`sfdabench ARGUMENTS` in a process that fails where it imported one of the modules."""
+    code = (
+        "import sys; from sfdabench.cli import main\n"
+        "unwanted = set(sys.argv.pop(1).split(','))\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    ended = stop.code\n"
+        "unwanted &= set(sys.modules)\n"
+        "sys.exit(f'imported {unwanted}' if unwanted else ended)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, ",".join(modules), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """What a user waits for: the light commands, and the main job fresh, with its source, and found.
 
     python benchmarks/speed/commands.py --out benchmarks/speed/results/commands.csv
+    python benchmarks/speed/commands.py --rounds 12 --against ../another-checkout
 
-Each command is a new process, as a user starts it, with a cache of its own; wall seconds and
-peak memory of that process. Absolute times hold for the machine in the heading only.
+Each command is a new process, as a user starts it, with a cache of its own: wall seconds (the
+median of the rounds), CPU seconds (user and system, of the process and its children; the least of
+the rounds, which other work on the machine disturbs least) and peak memory. Absolute times hold for
+the machine in the heading only. With --against, another checkout runs each command in turn with
+this one, and `ratio` is the CPU time of this one over that of the other.
 """
 
 from __future__ import annotations
@@ -18,50 +22,113 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 MAIN = ["run", "--method", "cbmt", "--task", "refuge2rimone", "--device", "cpu"]
-LIMITS = {"help": 0.3, "list": 0.3, "fresh": 60, "source cached": 25, "record exists": 3}
+LIMITS = {"help": 0.2, "list": 0.2, "fresh": 50, "source cached": 20, "record exists": 0.6}
 
 
-def timed(arguments: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Wall seconds and peak MiB of one `sfdabench` process."""
-    command = [sys.executable, "-m", "sfdabench", *arguments]
-    start = time.monotonic()
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+@dataclass(frozen=True)
+class Timing:
+    """What one process took: wall and CPU seconds, and MiB of memory at its peak."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+@dataclass
+class Version:
+    """A checkout with a cache and results of its own, and what its processes took, by case."""
+
+    root: Path
+    folder: Path
+    timings: dict[str, list[Timing]] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of a user of this checkout, who keeps compiled code."""
+        own = {"PYTHONPATH": str(self.root), "SFDABENCH_CACHE": f"{self.folder}/cache"}
+        kept = {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"}
+        return kept | own
+
+    def check(self) -> None:
+        """Stop where Python would import another checkout."""
+        code = "import sfdabench; print(sfdabench.__path__[0])"
+        place = subprocess.check_output(
+            [sys.executable, "-c", code], cwd=self.folder, env=self.environment, text=True
+        ).strip()
+        if Path(place).parent != self.root:
+            raise SystemExit(f"{self.root}: Python imports {place} instead; is it a checkout?")
+
+    def run(self, case: str, arguments: list[str]) -> None:
+        """Run `sfdabench ARGUMENTS` once, with RESULTS in them replaced by a folder."""
+        words = [f"{self.folder}/results" if word == "RESULTS" else word for word in arguments]
+        command = [sys.executable, "-m", "sfdabench", *words]
+        start = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,  # Python would import what lies in the current folder first
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{self.root}: {' '.join(command)} failed")
+        cpu = usage.ru_utime + usage.ru_stime
+        timing = Timing(time.monotonic() - start, cpu, usage.ru_maxrss / 1024)
+        self.timings.setdefault(case, []).append(timing)
+
+
+def row(case: str, versions: list[Version]) -> dict[str, object]:
+    """What a case took: of this checkout, and beside it of the other one."""
+    wall, cpu = (
+        [choose([getattr(t, name) for t in v.timings[case]]) for v in versions]
+        for name, choose in (("wall", statistics.median), ("cpu", min))
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed")
-    return time.monotonic() - start, usage.ru_maxrss / 1024
+    mine = versions[0].timings[case]
+    cells = {"case": case, "seconds": f"{wall[0]:.2f}", "limit": LIMITS[case]}
+    cells |= {"cpu_seconds": f"{cpu[0]:.2f}", "peak_mib": f"{max(t.peak for t in mine):.0f}"}
+    cells |= {"rounds": len(mine)}
+    if len(versions) > 1:
+        cells |= {"seconds_against": f"{wall[1]:.2f}", "cpu_seconds_against": f"{cpu[1]:.2f}"}
+        cells |= {"ratio": f"{cpu[0] / cpu[1]:.2f}"}
+    return cells
 
 
 def main() -> None:
     """Measure every case and write one row each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of the light commands")
+    parser.add_argument("--against", type=Path, metavar="PATH", help="a checkout to compare with")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    roots = [ROOT] if options.against is None else [ROOT, options.against.resolve()]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"SFDABENCH_CACHE": f"{folder}/cache"}
-        results = Path(folder) / "out"
+        versions = [Version(root, Path(folder, str(i))) for i, root in enumerate(roots)]
+        for version in versions:
+            version.folder.mkdir()
+            version.check()
 
         def measure(case: str, arguments: list[str], rounds: int = 1) -> None:
-            outcomes = [timed(arguments, environment) for _ in range(rounds)]
-            seconds = statistics.median(s for s, _ in outcomes)
-            peak = max(m for _, m in outcomes)
-            row = {"case": case, "seconds": f"{seconds:.2f}", "limit": LIMITS[case]}
-            rows.append(row | {"peak_mib": f"{peak:.0f}", "rounds": rounds})
-            print(", ".join(f"{name} {value}" for name, value in rows[-1].items()))
+            for _ in range(rounds):
+                for version in versions:
+                    version.run(case, arguments)
+            rows.append(row(case, versions))
+            print(", ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
 
         measure("help", ["--help"], options.rounds)
         measure("list", ["list", "methods"], options.rounds)
-        measure("fresh", [*MAIN, "--out", str(results)])
-        shutil.rmtree(results)
-        measure("source cached", [*MAIN, "--out", str(results), "--force"])  # adapts again
-        measure("record exists", [*MAIN, "--out", str(results)], options.rounds)
+        job = [*MAIN, "--out", "RESULTS"]
+        measure("fresh", job)
+        for version in versions:
+            shutil.rmtree(version.folder / "results")
+        measure("source cached", [*job, "--force"])  # adapts again
+        measure("record exists", job, options.rounds)
     load = os.getloadavg()[0]
     note = f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the end"
     print(note)

@@ -52,7 +52,7 @@ def measure(root: Path, count: int) -> dict[str, float]:
 
     from sfdabench.core import registry
     from sfdabench.prepare.arrays import prepare
-    from sfdabench.prepare.planes import Preparation
+    from sfdabench.prepare.preparation import Preparation
 
     task = registry.load("tasks", "hgg2lgg")
     how = Preparation.of(task, task.target, task.profiles["paper"].size, "target")

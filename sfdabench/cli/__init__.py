@@ -13,6 +13,7 @@ import click
 from sfdabench import __version__
 from sfdabench.cli.groups import LazyGroup
 from sfdabench.core.errors import BadInput, RunFailed
+from sfdabench.core.in_use import in_use
 
 # command -> where it is, and the first sentence of its help
 COMMANDS = {
@@ -86,7 +87,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
-        code = cli.main(standalone_mode=False)
+        with in_use():
+            code = cli.main(standalone_mode=False)
     except BadInput as error:
         _stop(str(error), 2)
     except RunFailed as error:

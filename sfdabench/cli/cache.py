@@ -20,7 +20,11 @@ def list_() -> None:
     from sfdabench.run.cache import entries
 
     root = cache_root()
-    click.echo(cache_table(root, entries(root)))
+    listed = entries(root)
+    click.echo(cache_table(root, listed))
+    for entry in listed:
+        if entry.fault:
+            click.echo(entry.fault, err=True)
 
 
 @cache.command()
@@ -45,8 +49,9 @@ def clear(
     """Remove entries of the cache: NAMES, those of a kind, or all but imported source models.
 
     NAMES are those of `cache list`. What is removed is made again when a run needs it; imported
-    source models cannot be, so they go only where they or their kind are named. What a running
-    process holds stays. Records are not in the cache.
+    source models cannot be, so they go only where they or their kind are named, and so does a
+    stage whose card is damaged, which may be one. What a running process holds or reads stays.
+    Records are not in the cache.
     """
     from sfdabench.core.paths import cache_root
     from sfdabench.run.cache import clear as clear_cache

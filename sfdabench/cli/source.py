@@ -62,13 +62,18 @@ def import_(
 
 @source.command(name="list")
 def list_() -> None:
-    """List the source models in the cache, imported and trained."""
+    """List the source models in the cache, imported and trained.
+
+    A line on standard error says of each that cannot be read why, and how to mend it.
+    """
     from sfdabench.core.paths import cache_root
     from sfdabench.report import artefacts
     from sfdabench.run import sources
 
-    rows = [sources.row(artefact) for artefact in sources.every(cache_root())]
-    click.echo(artefacts.source_table(rows))
+    models, faults = sources.every_and_faults(cache_root())
+    click.echo(artefacts.source_table([sources.row(model) for model in models]))
+    for line in faults:
+        click.echo(line, err=True)
 
 
 @source.command()

@@ -140,8 +140,13 @@ def remove_leftovers(path: Path) -> None:
 
     Only the holder of its lock may do so: to it alone none of them can be in use.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    for leftover in leftovers(path):
         remove(leftover)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """Half-written neighbours of `path`, `.NAME.*`; its holder may be writing them just now."""
+    return [*path.parent.glob(f".{glob.escape(path.name)}.*")]
 
 
 @contextlib.contextmanager

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
 import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfdabench.core.errors import BadInput, ForeignCode
 from sfdabench.core.near import unknown
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 PACKAGE = Path(__file__).parent.parent
 FOLDERS = {
@@ -126,10 +127,38 @@ sys.meta_path.insert(0, _finder)
 
 
 @cache
-def _entry_points(_: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
-    """Those of all packages on this path, by kind; to read them takes longer than all else here."""
-    points = importlib.metadata.entry_points()
+def _entry_points(path: tuple[str, ...]) -> dict[str, list[EntryPoint]]:
+    """The entry points of all packages on this path, by kind.
+
+    Python's reader takes longer to import than all else here, and most users have no such package.
+    """
+    finders = [finder for finder in sys.meta_path if finder is not PathFinder]
+    special = any(hasattr(finder, "find_distributions") for finder in finders)
+    if not special and not any(map(_may_add_entries, path)):
+        return {kind: [] for kind in FOLDERS}
+    from importlib.metadata import entry_points
+
+    points = entry_points()
     return {kind: list(points.select(group=f"sfdabench.{kind}")) for kind in FOLDERS}
+
+
+def _may_add_entries(place: str) -> bool:
+    """Whether a package in this place of the path says that it has entries, or nobody can tell."""
+    try:
+        folders = [*Path(place).iterdir()]
+    except NotADirectoryError:  # a zip file, which may hold packages too
+        return True
+    except OSError:  # there is nothing, or nothing that Python could import from
+        return False
+    packages = [f for f in folders if f.name.lower().endswith((".dist-info", "egg-info"))]
+    return any(_names_a_kind(package / "entry_points.txt") for package in packages)
+
+
+def _names_a_kind(file: Path) -> bool:
+    try:
+        return b"[sfdabench." in file.read_bytes()
+    except OSError:  # the package has no entry points
+        return False
 
 
 def _modules(kind: str) -> dict[str, str]:
@@ -144,14 +173,23 @@ def _modules(kind: str) -> dict[str, str]:
         modules[name] = module
 
     package = f"sfdabench.{FOLDERS[kind].replace('/', '.')}"
-    for path in sorted((PACKAGE / FOLDERS[kind]).glob("[!_]*.py")):
-        put(path.stem, f"{package}.{path.stem}", path)
+    for name, path in _files(PACKAGE / FOLDERS[kind]):
+        put(name, f"{package}.{name}", path)
     for point in _entry_points(tuple(sys.path))[kind]:
         put(point.name, point.module, point.value)
     for root in _plugins:
-        for path in sorted((root / kind).glob("[!_]*.py")):
-            put(path.stem, f"{PLUGINS}.{kind}.{path.stem}", path)
+        for name, path in _files(root / kind):
+            put(name, f"{PLUGINS}.{kind}.{name}", path)
     return modules
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """The name and the file of each entry of a folder, sorted; none where there is no folder."""
+    try:
+        paths = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [(p.stem, p) for p in paths if p.suffix == ".py" and not p.name.startswith("_")]
 
 
 def names(kind: str) -> list[str]:

@@ -1,14 +1,15 @@
-"""What the fundus adapters share: frames, decoding, and the ROI layout of BEAL and DPL."""
+"""What the fundus adapters share: frames, decoding, and the ROI layout of BEAL and DPL.
+
+NumPy, Pillow and the drawing of phantoms are imported late, here and in the adapters: a scan goes
+before every run, and a run whose record exists is answered at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, ClassVar
 
 from sfdabench.core.dataset import Case, Dataset, Scan
 from sfdabench.core.errors import DataFault
@@ -24,10 +25,14 @@ from sfdabench.datasets._files import (
 )
 from sfdabench.formats.pictures import few, grey, read, write
 
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
 BACKGROUND, RIM, CUP = 0, 1, 2
 LABELS = {"background": BACKGROUND, "rim": RIM, "cup": CUP}
-LEVELS = np.array((0, 128, 255))  # cup, rim, background
-VISIBLE = np.array((0, 128, 255), np.uint8)  # of a written mask: background, rim, cup
+LEVELS = (0, 128, 255)  # cup, rim, background
+VISIBLE = (0, 128, 255)  # of a written mask: background, rim, cup
 TOLERANCE = 20  # grey values around a level that still belong to it
 BETWEEN = 0.05  # share of a mask that smoothed borders may take; a photograph takes nearly all
 ABOVE = ("", "fundus")
@@ -63,6 +68,8 @@ class Fundus(Dataset):
         return scan
 
     def read_image(self, case: Case, channels: tuple[str, ...] = ()) -> tuple[np.ndarray, None]:
+        import numpy as np
+
         image = read(case.image[0])
         if image.mode not in ("RGB", "RGBA", "P"):
             raise DataFault(
@@ -93,8 +100,10 @@ class Fundus(Dataset):
         return label
 
     def write_mask(self, case: Case, label: np.ndarray, stem: Path) -> Path:
+        import numpy as np
+
         path = stem.with_name(f"{stem.name}.png")
-        write(path, VISIBLE[label])
+        write(path, np.array(VISIBLE, np.uint8)[label])
         return path
 
     def _official(self, base: Path, scan: Scan) -> Sequence[str]:
@@ -147,6 +156,8 @@ class Fundus(Dataset):
 
 def nested(disc: np.ndarray, cup: np.ndarray, path: Path) -> np.ndarray:
     """Label map from two boolean masks; what is cup counts as disc too."""
+    import numpy as np
+
     if disc.shape != cup.shape:
         raise DataFault(f"{path}: disc {disc.shape} and cup {cup.shape} masks differ in size")
     if (cup & ~disc).sum() > 0.5 * cup.sum():
@@ -162,8 +173,10 @@ def roi_label(path: Path) -> np.ndarray:
     Copies of these masks went through resizing, so borders may hold values in between; the
     thresholds of the published code salvage them as long as they are few.
     """
+    import numpy as np
+
     mask = grey(path)
-    off = np.abs(np.arange(256)[:, None] - LEVELS).min(1) > TOLERANCE
+    off = np.abs(np.arange(256)[:, None] - np.array(LEVELS)).min(1) > TOLERANCE
     share = off[mask].mean()
     if share > BETWEEN:
         raise DataFault(

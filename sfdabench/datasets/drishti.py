@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from sfdabench.core.dataset import Card, Case, Scan
 from sfdabench.datasets._files import always, listing, pair
 from sfdabench.datasets._fundus import Fundus, nested
 from sfdabench.formats.pictures import exact, write
-from sfdabench.phantoms import fundus as phantom
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VOTES = (0, 64, 128, 191, 255)  # soft maps: raters out of four
 MAJORITY = 128  # two of four
@@ -67,6 +67,8 @@ or Domain1/{train,test}/ROIs/{image,mask}/<id>.png
 
     def phantom(self, root: Path, seed: int) -> None:
         """Write synthetic cases in the official layout."""
+        from sfdabench.phantoms import fundus as phantom
+
         for i in range(self.phantom_cases):
             image, label = phantom.frame(phantom.DRISHTI, seed, i)
             split = "Training" if i * 6 // 11 < (i + 1) * 6 // 11 else "Test"
@@ -80,5 +82,9 @@ or Domain1/{train,test}/ROIs/{image,mask}/<id>.png
 
 def _soft(mask: np.ndarray) -> np.ndarray:
     """Votes of four raters who agree on `mask` by majority and differ along its border."""
-    votes = np.rint(4 * phantom.blurred(mask.astype(np.float32), 1.0)).astype(int)
+    import numpy as np
+
+    from sfdabench.phantoms.fundus import blurred
+
+    votes = np.rint(4 * blurred(mask.astype(np.float32), 1.0)).astype(int)
     return np.array(VOTES, np.uint8)[np.where(mask, votes.clip(2, 4), votes.clip(0, 1))]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from sfdabench.core.dataset import Card, Case, Scan
 from sfdabench.datasets._files import always, listing, pair
 from sfdabench.datasets._fundus import BACKGROUND, CUP, RIM, Fundus
 from sfdabench.formats.pictures import exact, write
-from sfdabench.phantoms import fundus as phantom
+
+if TYPE_CHECKING:
+    import numpy as np
 
 IMAGE, MASK = r"(.+)\.jpe?g", r"(.+)\.bmp"
 MASKS = "Disc_Cup_Masks"
-GREY = np.array([255, 128, 0], np.uint8)  # by label: background, rim, cup
+GREY = (255, 128, 0)  # by label: background, rim, cup
 RELEASES = {
     "validation": ("REFUGE-Validation400", "REFUGE-Validation400-GT"),
     "test400": ("Test400", "REFUGE-Test-GT"),
@@ -86,11 +86,18 @@ or Domain3/{train,test}/ROIs/{image,mask}/<id>.png, Domain4 for the validation i
         pair(scan, listing(scan, [images], IMAGE), truth, masks, always(split))
 
     def _official_label(self, case: Case) -> np.ndarray:
+        import numpy as np
+
         mask = exact(case.label[0], (0, 128, 255))
         return np.select([mask == 0, mask == 128], [CUP, RIM], BACKGROUND).astype(np.uint8)
 
     def phantom(self, root: Path, seed: int) -> None:
         """Write synthetic cases in the official layout."""
+        import numpy as np
+
+        from sfdabench.phantoms import fundus as phantom
+
+        grey = np.array(GREY, np.uint8)
         glaucoma = self.phantom_cases // 10
         for i in range(self.phantom_cases):
             ill = i < glaucoma
@@ -98,4 +105,4 @@ or Domain3/{train,test}/ROIs/{image,mask}/<id>.png, Domain4 for the validation i
             image, label = phantom.frame(phantom.REFUGE, seed, i)
             write(root / "Training400" / name.with_suffix(".jpg"), image)
             masks = root / "Annotation-Training400" / MASKS
-            write(masks / name.with_suffix(".bmp"), GREY[label])
+            write(masks / name.with_suffix(".bmp"), grey[label])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from sfdabench.core.dataset import Card, Case, Scan
-from sfdabench.core.seeding import generator
 from sfdabench.datasets._files import listing, pair
 from sfdabench.datasets._fundus import Fundus, nested
 from sfdabench.formats.pictures import exact, write
-from sfdabench.phantoms import fundus as phantom
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MASKS = "RIM-ONE_DL_reference_segmentations"
 CLASSES = ("normal", "glaucoma")
@@ -68,6 +67,11 @@ RIM-ONE_DL_reference_segmentations/{normal,glaucoma}/<id>-1-{Disc,Cup}-T.png
 
     def phantom(self, root: Path, seed: int) -> None:
         """Write synthetic cases in the official layout."""
+        import numpy as np
+
+        from sfdabench.core.seeding import generator
+        from sfdabench.phantoms import fundus as phantom
+
         for i in range(self.phantom_cases):
             image, label = phantom.frame(phantom.RIMONE_DL, seed, i)
             side = int(generator("phantom", "rimone_dl side", seed, i).integers(100, 128))

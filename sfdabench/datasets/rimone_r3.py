@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from sfdabench.core.dataset import Card, Case, Scan
 from sfdabench.datasets._files import listing, pair
 from sfdabench.datasets._fundus import Fundus, nested
 from sfdabench.formats.pictures import exact, write
-from sfdabench.phantoms import fundus as phantom
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GROUPS = ("Healthy", "Glaucoma and suspects")
 
@@ -65,6 +65,10 @@ or Domain2/{train,test}/ROIs/{image,mask}/<id>.png
 
     def phantom(self, root: Path, seed: int) -> None:
         """Write synthetic cases in the official layout."""
+        import numpy as np
+
+        from sfdabench.phantoms import fundus as phantom
+
         for i in range(self.phantom_cases):
             letter = "NNGS"[i % 4]
             group = root / GROUPS[letter != "N"]

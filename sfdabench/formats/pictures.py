@@ -1,24 +1,33 @@
-"""Pictures and masks as PNG, JPEG or TIFF, in and out."""
+"""Pictures and masks as PNG, JPEG or TIFF, in and out.
+
+NumPy and Pillow are imported late: every run scans its data sets, whose adapters import this.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import ArrayLike
-from PIL import Image, UnidentifiedImageError
+from typing import TYPE_CHECKING
 
 from sfdabench.core.errors import DataFault
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+    from PIL import Image
 
 
 def few(values: ArrayLike) -> str:
     """The first five, for a fault."""
+    import numpy as np
+
     return ", ".join(f"{value:g}" for value in np.ravel(values)[:5])
 
 
 def read(path: Path, *, header: bool = False) -> Image.Image:
     """An image with its pixels, or its header only. Raises DataFault naming the file."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(path) as image:
             if not header:
@@ -38,6 +47,8 @@ def read(path: Path, *, header: bool = False) -> Image.Image:
 
 def grey(path: Path) -> np.ndarray:
     """A mask as uint8 (H, W)."""
+    import numpy as np
+
     image = read(path)
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         raise DataFault(f"{path}: a mask of mode {image.mode}; expected 8-bit grey values")
@@ -46,6 +57,8 @@ def grey(path: Path) -> np.ndarray:
 
 def exact(path: Path, allowed: Sequence[int]) -> np.ndarray:
     """A mask (H, W) that holds none but the `allowed` grey values."""
+    import numpy as np
+
     mask = grey(path)
     known = np.zeros(256, bool)
     known[list(allowed)] = True
@@ -61,5 +74,7 @@ def exact(path: Path, allowed: Sequence[int]) -> np.ndarray:
 
 def write(path: Path, pixels: np.ndarray) -> None:
     """Save an image or mask by its suffix, its folder included."""
+    from PIL import Image
+
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, quality=95, compress_level=1)  # JPEG, PNG

@@ -17,8 +17,10 @@ from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import BadInput, DataFault
 from sfdabench.core.fields import plain
 from sfdabench.core.files import ANEW, held, read_typed, regular, remove, sha256_file
+from sfdabench.core.in_use import note
 from sfdabench.prepare.index import DataFile, ImagesIndex, LabelsIndex
-from sfdabench.prepare.planes import Geometry, Preparation
+from sfdabench.prepare.planes import Geometry
+from sfdabench.prepare.preparation import Preparation
 from sfdabench.prepare.writer import Writer
 
 VERSION = 3
@@ -195,6 +197,7 @@ def prepare(
     images, work = store / "images" / folder, store / f".{folder}.work"
     labels = store / "labels" / folder if all(case.label for case in cases) else None
     with held(store / folder, report):
+        note(store / folder)
         if os.path.lexists(images) or (labels and os.path.lexists(labels)):
             try:
                 prepared = _keyed(images, labels, key)

@@ -8,17 +8,17 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sfdabench.core import registry
 from sfdabench.core.dataset import Dataset
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import (
     held,
-    read_typed,
+    leftovers,
     remove,
     remove_leftovers,
     sha256_file,
-    write_hashed,
 )
-from sfdabench.prepare.manifest import HashedFile, HashedFiles, stamp
+from sfdabench.prepare.manifest import HashedFile, read_hashes, stamp, write_hashes
 
 Report = Callable[[str], None]
 
@@ -32,6 +32,8 @@ def phantom_root(name: str, dataset: Dataset, cache: Path, report: Report) -> Pa
     code = hashlib.sha256(b"".join(path.read_bytes() for path in _drawers(type(dataset))))
     root = cache / "phantoms" / f"{name}-{code.hexdigest()[:16]}"
     index = root.with_name(f"{root.name}.json")
+    if _is_sound(root, index):  # as most looks find it; they need not hold it
+        return root
     with held(root, report):
         remove_leftovers(root)
         if os.path.lexists(root):
@@ -50,20 +52,28 @@ def _draw(dataset: Dataset, root: Path, index: Path) -> None:
     work.mkdir()
     try:
         dataset.phantom(work, seed=0)
-        drawn = HashedFiles(files={name: HashedFile.of(path) for name, path in _files(work)})
+        drawn = {name: HashedFile.of(path) for name, path in _files(work)}
         remove(root)
         remove(index)
-        write_hashed(index, drawn.model_dump(mode="json"))
+        write_hashes(index, drawn)
         work.rename(root)
     except BaseException:
         remove(work)
         raise
 
 
+def _is_sound(root: Path, index: Path) -> bool:
+    """Whether all is as it was drawn, with nothing half-drawn beside it; nobody need hold it."""
+    try:
+        return root.is_dir() and _phantom_fault(root, index) is None and not leftovers(root)
+    except (BadInput, FileNotFoundError):  # its holder takes it away just now
+        return False
+
+
 def _phantom_fault(root: Path, index: Path) -> str | None:
     """What differs from the index, None where nothing does; hashed only where the stamp differs."""
     try:
-        drawn = read_typed(index, HashedFiles).files
+        drawn = read_hashes(index)
     except BadInput:
         return "its index cannot be read"
     found = dict(_files(root))
@@ -79,8 +89,18 @@ def _phantom_fault(root: Path, index: Path) -> str | None:
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Every file under `root`, with its name relative to it."""
-    return ((p.relative_to(root).as_posix(), p) for p in root.rglob("*") if p.is_file())
+    """Every file under `root`, with its name relative to it; nothing where it is no folder."""
+    return _below(root, "") if root.is_dir() else iter(())
+
+
+def _below(folder: Path | str, prefix: str) -> Iterator[tuple[str, Path]]:
+    """The files of a folder; not by `rglob`, which asks the system about each of them again."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(entry.path, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield f"{prefix}{entry.name}", Path(entry.path)
 
 
 def _drawers(entry: type[Dataset]) -> list[Path]:
@@ -93,10 +113,9 @@ def _drawers(entry: type[Dataset]) -> list[Path]:
 
     import sfdabench.formats
     import sfdabench.phantoms
-    from sfdabench.core import seeding
 
     adapters = [Path(inspect.getfile(kind)) for kind in entry.__mro__ if kind is not object]
     shared = [path for adapter in adapters for path in adapter.parent.glob("_*.py")]
     folders = [*sfdabench.formats.__path__, *sfdabench.phantoms.__path__]
     drawers = [path for folder in folders for path in Path(folder).glob("*.py")]
-    return sorted({*adapters, *shared, *drawers, Path(seeding.__file__)})
+    return sorted({*adapters, *shared, *drawers, registry.PACKAGE / "core" / "seeding.py"})

@@ -1,4 +1,7 @@
-"""Cases of one split, found under a root, and how they become arrays."""
+"""Cases of one split, found under a root, and how they become arrays.
+
+What makes the arrays is imported late, so that a run whose record exists is answered at once.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfdabench.core import registry
 from sfdabench.core.code import entry_code, shared_code
@@ -15,9 +18,11 @@ from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import DataFault
 from sfdabench.core.fields import plain
 from sfdabench.core.progress import Progress
-from sfdabench.prepare.arrays import Prepared, prepare
 from sfdabench.prepare.manifest import manifest
-from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.preparation import Preparation
+
+if TYPE_CHECKING:
+    from sfdabench.prepare.arrays import Prepared
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Split:
 
     def arrays(self, cache: Path, progress: Progress, role: str) -> Prepared:
         """Its prepared arrays, with a bar that names the `role` they are for."""
+        from sfdabench.prepare.arrays import prepare
+
         with progress.stage(f"prepare {role} ({self.dataset_name})") as advance:
             return prepare(
                 self.dataset,

@@ -27,7 +27,8 @@ from sfdabench.prepare.index import (
     LabelsIndex,
     LoggedCase,
 )
-from sfdabench.prepare.planes import Preparation, cut_planes
+from sfdabench.prepare.planes import cut_planes
+from sfdabench.prepare.preparation import Preparation
 
 MOST_WORKERS = 8
 SYNC_EVERY = 1.0  # ours: seconds of work that a kill may lose; a sync may cost more than a case

@@ -25,7 +25,7 @@ from sfdabench.core.stage import Stage
 from sfdabench.core.task import Task
 from sfdabench.evaluate.sealed import MaskSpec, unseal
 from sfdabench.prepare.own_images import SPLIT, OwnImages
-from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.preparation import Preparation
 from sfdabench.prepare.split import find_cases
 from sfdabench.run import sources
 from sfdabench.run.artefacts import Artefact, left_by_maker

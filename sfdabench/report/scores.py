@@ -74,19 +74,13 @@ def _protocol(
     spacing_unit: str,
 ) -> str:
     """One table, without the method's name: a terminal has 80 columns."""
-    from rich.table import Table
-
-    table = Table(title=f"protocol {protocol}", title_justify="left")
-    for column in ("class", "metric"):
-        table.add_column(column, overflow="fold")
-    for column in ("source only", "adapted", "change", "undefined"):
-        table.add_column(column, justify="right")
+    rows: list[tuple[str, ...]] = []
     for name, metrics in classes.items():
         for metric, value in metrics.items():
             unadapted = before.get(name, {}).get(metric)
             old, new = unadapted.mean if unadapted else None, value.mean
             scale = units.scale(metric)
-            table.add_row(
+            row = (
                 name,
                 f"{metric} {units.unit(metric, protocol, spacing_unit)}",
                 "-" if old is None else f"{old * scale:.2f}",
@@ -94,7 +88,9 @@ def _protocol(
                 "-" if old is None or new is None else f"{(new - old) * scale:+.2f}",
                 str(value.undefined),
             )
-    return terminal.text(table, at_least=80)
+            rows.append(row)
+    right = ("source only", "adapted", "change", "undefined")
+    return terminal.grid(f"protocol {protocol}", ("class", "metric"), right, rows)
 
 
 def saved(rows: Sequence[Mapping[str, Any]], protocol: str) -> str:

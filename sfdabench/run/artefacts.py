@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from sfdabench.core.errors import BadInput, RunFailed
-from sfdabench.core.files import read_typed, sha256_file, write_hashed
+from sfdabench.core.files import ANEW, read_typed, sha256_file, write_hashed
+from sfdabench.core.in_use import note
 from sfdabench.core.stage import SHORT, Stage
 from sfdabench.core.weights_file import content_hash
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 CARD, WEIGHTS, ONLINE = "card.json", "weights.safetensors", "online.zip"
 EPOCH = "epoch.safetensors"  # in a work folder: the weights of the epoch that is audited now
+IMPORTED = "imported"  # a kind of stage, and the folder of the cache where such models lie apart
+BROUGHT_ANEW = "import the model again with `sfdabench source import`"
 
 
 class Point(BaseModel):
@@ -129,13 +132,24 @@ def left_by_maker(path: Path) -> Path:
 
 
 def root(cache: Path) -> Path:
-    """The folder of all artefacts."""
+    """The folder of what can be made again."""
     return cache / "stages"
+
+
+def imported_root(cache: Path) -> Path:
+    """The folder of models that the user brought, which are so known without their cards."""
+    return cache / IMPORTED
+
+
+def roots(cache: Path) -> tuple[Path, Path]:
+    """The folders of all artefacts."""
+    return root(cache), imported_root(cache)
 
 
 def place(cache: Path, stage: Stage) -> Path:
     """Where the artefact of a stage is, or will be."""
-    return root(cache) / stage.folder_name
+    folder = imported_root(cache) if stage.kind == IMPORTED else root(cache)
+    return folder / stage.folder_name
 
 
 def exists(cache: Path, stage: Stage) -> bool:
@@ -144,7 +158,8 @@ def exists(cache: Path, stage: Stage) -> bool:
 
 
 def write_card(folder: Path, card: Card) -> Artefact:
-    """Write the card of an artefact, after everything else of it."""
+    """Write the card of an artefact, after everything else of it; its lock is held."""
+    note(folder)
     write_hashed(folder / CARD, card.model_dump(mode="json"))
     return Artefact(folder, card)
 
@@ -154,13 +169,14 @@ def read_card(folder: Path) -> Artefact:
 
     Raises BadInput where its card cannot be read, or is that of another stage.
     """
-    card = read_typed(folder / CARD, Card)
+    cure = BROUGHT_ANEW if folder.parent.name == IMPORTED else ANEW
+    card = read_typed(folder / CARD, Card, cure)
     try:
         stage = Stage.read(card.stage)
     except (KeyError, TypeError) as error:
-        raise BadInput(f"{folder / CARD}: not the card of a stage ({error})") from error
+        raise BadInput(f"{folder / CARD}: not the card of a stage ({error}); {cure}") from error
     if stage.key != card.key or card.key[:SHORT] != folder.name[-SHORT:]:
-        raise BadInput(f"{folder / CARD}: the card of another stage")
+        raise BadInput(f"{folder / CARD}: the card of another stage; {cure}")
     return Artefact(folder, card)
 
 
@@ -176,7 +192,11 @@ def check(artefact: Artefact) -> None:
 
 
 def touch(artefact: Artefact) -> None:
-    """Note that the artefact is in use, for `cache clear --older-than`."""
+    """Note that the artefact is in use, now and for `cache clear --older-than`.
+
+    Its lock is held.
+    """
+    note(artefact.folder)
     with contextlib.suppress(OSError):  # the cache may be somebody else's, to be read only
         os.utime(artefact.folder)
 
@@ -191,10 +211,36 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files(folder)}
 
 
-def every(cache: Path) -> Iterator[Artefact]:
-    """Yield all artefacts whose cards can be read, by name; others are made anew when needed."""
-    for path in sorted(root(cache).glob(f"*/{CARD}")):
+@dataclass(frozen=True)
+class Shelf:
+    """All artefacts of a cache whose cards can be read, by name.
+
+    faults: the folder of each other one -> a line that names the file, the fault and the cure.
+    """
+
+    artefacts: tuple[Artefact, ...]
+    faults: Mapping[Path, str]
+
+
+def read_all(cache: Path) -> Shelf:
+    """Read the cards of all artefacts.
+
+    A folder of a stage without a card is unfinished; an imported model without one has lost it.
+    """
+    folders = [path.parent for path in root(cache).glob(f"*/{CARD}")]
+    folders += [path for path in imported_root(cache).glob("[!.]*") if path.is_dir()]
+    whole: list[Artefact] = []
+    faults: dict[Path, str] = {}
+    for folder in sorted(folders, key=lambda path: path.name):
         try:
-            yield read_card(path.parent)
-        except BadInput:
-            continue
+            artefact = read_card(folder)
+            if artefact.stage.kind == IMPORTED and folder.parent == root(cache):
+                raise BadInput(
+                    f"{folder}: a model that an earlier version imported, which is not used from "
+                    f"there; import {folder / WEIGHTS} with `sfdabench source import`, then clear "
+                    f"{folder.name}"
+                )
+            whole.append(artefact)
+        except BadInput as fault:
+            faults[folder] = str(fault)
+    return Shelf(tuple(whole), faults)

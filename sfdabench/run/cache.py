@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfdabench.core.errors import BadInput
+from sfdabench.core.in_use import users
 from sfdabench.core.near import unknown
 from sfdabench.run import artefacts
+from sfdabench.run.artefacts import IMPORTED
 
 DAY = 86400.0
 FOLDERS = {
@@ -19,6 +21,7 @@ FOLDERS = {
     "phantoms": ("phantoms",),
     "manifests": ("manifests",),
     "stages": ("stages",),
+    IMPORTED: (IMPORTED,),
 }
 PARTS = (("prepared", "images"), ("prepared", "labels"))  # folders of entries, no entries
 BESIDE = (".lock", ".holder")  # of a process that has, or had, the entry in hand
@@ -28,9 +31,10 @@ BESIDE = (".lock", ".holder")  # of a process that has, or had, the entry in han
 class Entry:
     """One thing in the cache.
 
-    kind: a key of FOLDERS, "imported" (a source model of the user's) or "unfinished" (work of a
+    kind: a key of FOLDERS ("imported" is a source model of the user's), or "unfinished" (work of a
     process that was stopped, which the same command would go on with). paths: its files and
     folders. used: when it was made or, of a stage, last found, in seconds since 1970.
+    fault: why its card cannot be used, empty where it can or where there is none.
     """
 
     kind: str
@@ -38,6 +42,7 @@ class Entry:
     paths: tuple[Path, ...]
     bytes: int
     used: float
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,17 +56,24 @@ class Cleared:
 
 def entries(root: Path) -> list[Entry]:
     """Return everything in the cache, by kind and name."""
-    imported = {a.folder for a in artefacts.every(root) if a.stage.kind == "imported"}
+    faults = artefacts.read_all(root).faults
     grouped: dict[tuple[str, str], list[Path]] = {}
     for kind, folders in FOLDERS.items():
         for folder in folders:
             for path in _things(root / folder):
-                of = "imported" if path in imported else kind
+                of = kind
                 if path.name.endswith((".work", ".tmp")) or path.name.startswith("."):
                     of = "unfinished"
                 grouped.setdefault((of, _name(path, kind)), []).append(path)
     return [
-        Entry(kind, name, tuple(paths), sum(map(_size, paths)), max(map(_used, paths)))
+        Entry(
+            kind,
+            name,
+            tuple(paths),
+            sum(map(_size, paths)),
+            max(map(_used, paths)),
+            "".join(faults.get(path, "") for path in paths),
+        )
         for (kind, name), paths in sorted(grouped.items())
     ]
 
@@ -101,18 +113,26 @@ def clear(
 
     older_than: keep what was made, or of stages found, within so many days. dry_run: only count.
     Imported source models go only where they or their kind are named: they cannot be made again.
-    What a process holds stays, with a line on it. Raises BadInput for an unknown name.
+    Earlier versions kept them among the stages, so a stage whose card cannot be used goes only
+    where it is named. What a process holds or has in use stays, with a line on it. Raises BadInput
+    for an unknown name.
     """
     every = entries(root)
     chosen = {entry.name for name in names for entry in _called(name, every)}
     count, freed, kept = 0, 0, []
     for entry in every:
-        wanted = entry.name in chosen if names else entry.kind != "imported"
+        wanted = entry.name in chosen if names else entry.kind != IMPORTED
         if kinds:
             wanted = (wanted if names else True) and entry.kind in kinds
         if older_than is not None and time.time() - entry.used < older_than * DAY:
             wanted = False
         if not wanted:
+            continue
+        if entry.kind == "stages" and entry.fault and not names:
+            kept.append(
+                f"{entry.name}: may be a model that was imported; left as it is, name it to clear "
+                f"it ({entry.fault})"
+            )
             continue
         with _locked(entry) as holder:
             if holder is not None:
@@ -159,7 +179,20 @@ def _locked(entry: Entry) -> Iterator[str | None]:
                 stack.enter_context(FileLock(lock).acquire(timeout=0))
             except Timeout:
                 holder = who.read_text(encoding="utf-8") if who.exists() else "another process"
+        if holder is None:  # asked when the locks are held: a reader notes what it holds
+            holder = _reader(entry)
         yield holder
+
+
+def _reader(entry: Entry) -> str | None:
+    """Who has noted that it reads an entry, None where nobody has."""
+    places = {_locked_by(path) for path in entry.paths}
+    noted = {cache: users(cache) for cache in {place.parent.parent for place in places}}
+    for place in places:
+        who = noted[place.parent.parent].get(f"{place.parent.name}/{place.name}")
+        if who is not None:
+            return who
+    return None
 
 
 def _remove(path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from sfdabench.core import registry
 from sfdabench.core.code import entry_code, shared_code
 from sfdabench.core.dataset import Case
-from sfdabench.core.errors import AbsentData, BadInput
+from sfdabench.core.errors import AbsentData, BadInput, DataFault
 from sfdabench.core.fields import plain
 from sfdabench.core.files import sha256_file
 from sfdabench.core.near import unknown
@@ -28,9 +28,8 @@ from sfdabench.core.protocol import Protocol
 from sfdabench.core.stage import Problem, Stage, digest
 from sfdabench.core.task import Domain, Recipe, Task
 from sfdabench.prepare.phantoms import phantom_root
-from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.preparation import Preparation
 from sfdabench.prepare.split import Split, find_split
-from sfdabench.run import sources
 from sfdabench.run.choose import (
     Chain,
     Method,
@@ -55,7 +54,7 @@ class Run:
         splits of the source are then empty if the data are not there.
     source_stages: name -> field values of the source-side stages that methods of the chain ask for.
     source_files: images and labels of the source that are there although the run does not need
-        them, so that they can be closed to its methods.
+        them, so that they can be closed to its methods; a folder where they cannot be listed.
     """
 
     task_name: str
@@ -299,15 +298,27 @@ class Data:
         return phantom_root(name, dataset, self.cache, self.progress.say)
 
     def of_source(self, task: Task) -> tuple[Path, ...]:
-        """Every file of the source's data sets, as far as they are there."""
+        """Every file of the source's data sets, as far as they are there.
+
+        Where a data set is damaged its files are not known one by one, so the whole root is
+        closed; what a method is granted lies elsewhere.
+        """
         paths: list[Path] = []
         for name in {domain.dataset for domain in task.source}:
             where = self._phantom(name) if self.root is None else self.root
             try:
-                scan = registry.load("datasets", name)().scan(where)
+                cases = registry.load("datasets", name)().cases(where)
             except AbsentData:
                 continue
-            paths += [p for case in scan.cases for p in (*case.image, *case.label)]
+            except (DataFault, OSError) as fault:
+                first = " ".join(line.strip() for line in str(fault).splitlines()[:2])
+                self.progress.say(
+                    f"source data {name}: not all files can be listed, so the whole of {where} is "
+                    f"closed to methods; `sfdabench data verify {name}` says more ({first})"
+                )
+                paths.append(where)
+                continue
+            paths += [p for case in cases for p in (*case.image, *case.label)]
         return tuple(paths)
 
     def split(
@@ -361,8 +372,11 @@ def resolve(
         if note := registry.explain("methods", part):
             progress.say(note)
     cache = cache_root()
-    given = None if source is None or not source_data else sources.find(cache, source)
-    if given is not None:
+    given = None
+    if source is not None and source_data:
+        from sfdabench.run import sources
+
+        given = sources.find(cache, source)
         source_settings = sources.settings_of(given, source_settings)
     recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
     check_fit(methods.chain, task, value.head, recipe.network, network)
@@ -409,6 +423,8 @@ def resolve(
         source_stages=methods.source_stages,
     )
     if given is not None:
+        from sfdabench.run import sources
+
         sources.check_fits(given, run.problem, task)
         run = dataclasses.replace(run, source_files=files.of_source(value))
     if (given is not None and not any(asks_for_source(n) for n in needs)) or not source_data:
@@ -440,6 +456,8 @@ def _with_source(run: Run, files: Data, needs: Sequence[Needs]) -> Run:
                 f"{error}\n{' and '.join(asking)} needs the source data; a source model alone is "
                 f"enough for {', '.join(_source_free())}"
             ) from error
+        from sfdabench.run import sources
+
         alike = sources.alike(run.cache, run)
         if len(alike) == 1:
             files.progress.say(

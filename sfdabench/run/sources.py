@@ -20,7 +20,7 @@ from sfdabench.core.near import unknown
 from sfdabench.core.stage import Problem, Stage
 from sfdabench.core.task import Task
 from sfdabench.core.weights_file import content_hash, metadata, with_metadata
-from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.preparation import Preparation
 from sfdabench.run import artefacts
 from sfdabench.run.artefacts import WEIGHTS, Artefact, Card, left_by_maker
 from sfdabench.run.grants import confined
@@ -33,8 +33,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
 def every(cache: Path) -> list[Artefact]:
-    """Return all source models in the cache, imported and trained."""
-    return [a for a in artefacts.every(cache) if is_source(a.stage)]
+    """Return all source models in the cache, imported and trained, whose cards can be read."""
+    return every_and_faults(cache)[0]
+
+
+def every_and_faults(cache: Path) -> tuple[list[Artefact], list[str]]:
+    """Return all source models in the cache, and a line on each card that cannot be read."""
+    shelf = artefacts.read_all(cache)
+    return [a for a in shelf.artefacts if is_source(a.stage)], [*shelf.faults.values()]
 
 
 def is_source(stage: Stage) -> bool:
@@ -52,7 +58,7 @@ def find_artefact(cache: Path, name: str) -> Artefact:
 
     Raises BadInput where there is none, or several.
     """
-    models = every(cache)
+    models, faults = every_and_faults(cache)
     named = [a for a in models if a.stage.kind == "imported" and a.stage.name == name]
     short = name.rpartition("-")[2]
     by_key = [a for a in models if len(short) >= LEAST_DIGITS and a.card.key.startswith(short)]
@@ -61,7 +67,7 @@ def find_artefact(cache: Path, name: str) -> Artefact:
         known = [name_of(a.stage) for a in models]
         raise BadInput(
             f"--source {name}: {unknown('source model', name, known)}; `sfdabench source list` "
-            "describes them"
+            + "\n".join(["describes them", *faults])
         )
     if len(chosen) > 1:
         several = ", ".join(a.folder.name for a in chosen)

@@ -1,3 +1,6 @@
+import sys
+import zipfile
+
 import pytest
 
 from sfdabench.core import code, registry
@@ -77,6 +80,27 @@ def test_entry_points_add_entries(monkeypatch, tmp_path):
     (info / "entry_points.txt").write_text("[sfdabench.methods]\nthird = third_party\n")
     assert "third" in registry.names("methods")
     assert registry.load("methods", "third").__name__ == "ThirdParty"
+    del sys.modules["third_party"]
+
+
+@pytest.mark.parametrize("place", ["folder", "egg", "zip"])
+def test_a_package_is_noticed_wherever_python_finds_it(monkeypatch, tmp_path, place):
+    info = {"folder": "other-1.0.dist-info", "egg": "EGG-INFO", "zip": "other-1.0.dist-info"}[place]
+    points = "[console_scripts]\nother = other:main\n\n[sfdabench.methods]\nother = other\n"
+    if place == "zip":
+        root = tmp_path / "other.zip"
+        with zipfile.ZipFile(root, "w") as archive:
+            archive.writestr(f"{info}/METADATA", "Name: other\n")
+            archive.writestr(f"{info}/entry_points.txt", points)
+    else:
+        root = tmp_path / ("other.egg" if place == "egg" else "site-packages")
+        (root / info).mkdir(parents=True)
+        (root / info / "PKG-INFO").write_text("Name: other\n")
+        (root / info / "METADATA").write_text("Name: other\n")
+        (root / info / "entry_points.txt").write_text(points)
+    assert "other" not in registry.names("methods")
+    monkeypatch.syspath_prepend(root)
+    assert "other" in registry.names("methods")
 
 
 METHOD = """

@@ -6,7 +6,7 @@ import pytest
 from sfdabench.core.dataset import Case
 from sfdabench.datasets.drishti import Drishti
 from sfdabench.prepare.arrays import prepare
-from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.preparation import Preparation
 
 
 class Fake(Drishti):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sfdabench.core.errors import BadInput
-from sfdabench.core.files import hashed, sha256_file
+from sfdabench.core.files import hashed, held, sha256_file
 from sfdabench.prepare import manifest as module
 from sfdabench.prepare.manifest import manifest
 
@@ -127,6 +127,19 @@ def test_a_damaged_memo_is_read_again_from_the_files(look, damage):
     assert read == ALL
     assert line.startswith(f"cache {look.memo()}: ")
     assert line.endswith("; all files are hashed again")
+    assert look() == (before, [], [])
+
+
+def test_a_memo_that_answers_is_not_waited_for(look):
+    before, _, _ = look()
+    with held(look.memo(), lambda line: None):
+        assert look() == (before, [], [])
+
+
+def test_a_memo_that_stands_is_parsed_once(look, monkeypatch):
+    before, _, _ = look()
+    look()
+    monkeypatch.setattr(module, "read_hashed", None)
     assert look() == (before, [], [])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from sfdabench.core import registry
 from sfdabench.core.dataset import Dataset
-from sfdabench.core.files import hashed, sha256_file
+from sfdabench.core.files import hashed, held, remove, sha256_file
 from sfdabench.prepare import phantoms
 from sfdabench.prepare.phantoms import phantom_root
 
@@ -147,6 +147,27 @@ def test_a_sound_phantom_is_not_read_again_and_may_be_touched(sketch, monkeypatc
     os.utime(root / "a.jpg", ns=(1, 1))
     ask()
     assert (read, said) == ([root / "a.jpg"], [])
+
+
+def test_a_sound_phantom_is_answered_while_another_process_holds_it(sketch):
+    root, ask, said = sketch
+    with held(root, lambda line: None):
+        assert ask() == root
+    assert said == []
+
+
+def test_a_phantom_that_is_taken_away_during_a_look_is_drawn_anew(sketch, monkeypatch):
+    root, ask, said = sketch
+    stamp = phantoms.stamp
+
+    def too_late(path):
+        remove(root)
+        return stamp(path)
+
+    monkeypatch.setattr(phantoms, "stamp", too_late)
+    assert ask() == root
+    assert (root / "a.jpg").read_bytes() == b"image"
+    assert said == []
 
 
 def test_a_drawing_that_fails_keeps_what_was_there(sketch, monkeypatch):

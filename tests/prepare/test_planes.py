@@ -7,7 +7,8 @@ from sfdabench.core import registry
 from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import DataFault
 from sfdabench.core.task import Centre
-from sfdabench.prepare.planes import Geometry, Preparation, cut_planes, fit_label
+from sfdabench.prepare.planes import Geometry, cut_planes, fit_label
+from sfdabench.prepare.preparation import Preparation
 
 HOW = Preparation(size=8, crop="none", intensity="zscore")
 

@@ -9,7 +9,7 @@ from sfdabench.core import registry
 from sfdabench.core.errors import DataFault
 from sfdabench.core.progress import Progress
 from sfdabench.prepare.phantoms import phantom_root
-from sfdabench.prepare.planes import Preparation
+from sfdabench.prepare.preparation import Preparation
 from sfdabench.prepare.split import find_split
 
 ADAPTER = '''

@@ -1,6 +1,8 @@
 """`cache list` and `cache clear`: what lies there, what goes, what a process holds."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -9,6 +11,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.files import held
 from sfdabench.core.paths import cache_root
 from sfdabench.run.cache import clear, entries
+from sfdabench.store import records
 
 
 @pytest.fixture
@@ -102,7 +105,42 @@ def test_nobody_begins_with_an_entry_while_it_is_removed(cache, monkeypatch):
     assert entries(cache) == []
 
 
-def test_imported_models_go_only_where_they_are_named(cache, tmp_path):
+def test_what_a_run_reads_stays_until_it_is_over(cache, tmp_path, sfdabench, monkeypatch):
+    cleared, write = [], records.write
+
+    def beside(path, record):
+        cleared.append(clear(cache_root()))
+        write(path, record)
+
+    monkeypatch.setattr(records, "write", beside)
+    code, _, err = sfdabench("run", "--method", "adabn", "--task", "tiny", "--device", "cpu",
+                             "--out", tmp_path / "again", "--force")  # fmt: skip
+    assert code == 0, err
+    kept = "\n".join(cleared[-1].kept)
+    assert f"in use by process {os.getpid()} on " in kept
+    left = [entry.name for entry in entries(cache) if entry.kind in ("prepared", "stages")]
+    assert {name.split("-")[0] for name in left} == {"tiny_target", "source_training", "adabn"}
+    assert all(name in kept for name in left)
+    monkeypatch.undo()
+    clear(cache)
+    assert entries(cache) == []
+
+
+def test_what_a_killed_run_read_goes_at_once(cache):
+    name = next(e.name for e in entries(cache) if e.kind == "prepared")
+    code = (
+        "import os, sys; from pathlib import Path; from sfdabench.core.in_use import in_use, note\n"
+        "scope = in_use(); scope.__enter__(); note(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    )
+    place = cache / "prepared" / name
+    ended = subprocess.run([sys.executable, "-c", code, str(place)], check=False)
+    assert ended.returncode == -9
+    assert clear(cache, [name]).count == 1
+
+
+@pytest.fixture
+def model(cache, tmp_path):
+    """An imported source model."""
     from sfdabench.models.weights import to_bytes
     from sfdabench.networks.unet_small import UNetSmall
     from sfdabench.run.sources import import_file
@@ -111,12 +149,64 @@ def test_imported_models_go_only_where_they_are_named(cache, tmp_path):
     network = UNetSmall(width=4, depth=2).build(channels=3, outputs=2)
     file.write_bytes(to_bytes(network.state_dict()))
     settings = ["width=4", "depth=2"]
-    model = import_file(
+    return import_file(
         file, cache=cache, task="tiny", network="unet_small", profile="phantom", settings=settings
     )
+
+
+def test_imported_models_go_only_where_they_are_named(cache, model):
     clear(cache)
     assert [(entry.kind, entry.name) for entry in entries(cache)] == [
         ("imported", model.folder.name)
     ]
     clear(cache, kinds=["imported"])
+    assert entries(cache) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda card: card.write_text("{"), lambda card: card.unlink()],
+    ids=["damaged", "missing"],
+)
+def test_an_imported_model_without_its_card_is_named_and_stays(cache, model, sfdabench, damage):
+    damage(model.folder / "card.json")
+    code, _, err = sfdabench("source", "list")
+    (line,) = err.splitlines()
+    assert code == 0
+    assert line.startswith(f"{model.folder / 'card.json'}: ")
+    assert line.endswith("; import the model again with `sfdabench source import`")
+    code, out, err = sfdabench("cache", "list")
+    assert (code, err.splitlines()) == (0, [line])
+    assert ["imported", model.folder.name] in [row.split()[:2] for row in out.splitlines()]
+    clear(cache)
+    assert [entry.kind for entry in entries(cache)] == ["imported"]
+    code, _, err = sfdabench("run", "--method", "adabn", "--task", "tiny", "--source", "mine")
+    assert code == 2
+    assert line in err
+    clear(cache, [model.folder.name])
+    assert entries(cache) == []
+
+
+def test_a_model_where_earlier_versions_kept_it_is_named_and_stays(cache, model, sfdabench):
+    before = cache / "stages" / model.folder.name
+    model.folder.rename(before)
+    _, _, err = sfdabench("source", "list")
+    (line,) = err.splitlines()
+    assert f"{before}: a model that an earlier version imported" in line
+    assert f"import {before / 'weights.safetensors'} with `sfdabench source import`" in line
+    for kinds in ([], ["stages"]):
+        (kept,) = clear(cache, kinds=kinds).kept
+        assert "name it to clear it" in kept
+    assert [entry.name for entry in entries(cache)] == [before.name]
+    assert clear(cache, [before.name]).count == 1
+
+
+def test_a_stage_whose_card_is_damaged_may_be_an_imported_model(cache):
+    (card, *_) = sorted((cache / "stages").glob("*/card.json"))
+    card.write_text("{")
+    (kept,) = clear(cache).kept
+    assert kept.startswith(f"{card.parent.name}: may be a model that was imported")
+    assert str(card) in kept
+    assert [entry.name for entry in entries(cache)] == [card.parent.name]
+    assert clear(cache, [card.parent.name]).kept == ()
     assert entries(cache) == []

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from sfdabench.core.errors import AbsentData, BadInput
+from sfdabench.core.errors import AbsentData, BadInput, DataFault
 from sfdabench.core.paths import cache_root
 from sfdabench.core.progress import Progress
 from sfdabench.models.weights import read, to_bytes
@@ -113,7 +113,7 @@ class TestImport:
             with pytest.raises(KeyboardInterrupt):
                 bring(file, cache)
         assert sources.every(cache) == []
-        (work,) = (path for path in artefacts.root(cache).iterdir() if path.is_dir())
+        (work,) = (path for path in artefacts.imported_root(cache).iterdir() if path.is_dir())
         artefact = bring(file, cache)
         assert artefact.folder == work
         artefacts.check(artefact)
@@ -335,6 +335,43 @@ def test_the_files_of_the_source_are_closed_beside_a_given_model(file, cache, tm
         plan(tmp_path / "out", data=without_source(data, tmp_path), source="mine").source_files
         == ()
     )
+
+
+def damaged(data, root):
+    """The same root, where an image of the source lost its mask."""
+    shutil.copytree(data, root)
+    sorted(root.glob("*Annotation-Training400/**/*.bmp"))[0].unlink()
+    return root
+
+
+class TestDamagedSourceData:
+    def test_a_given_model_does_without_them_and_their_root_is_closed(
+        self, file, cache, tmp_path, data, capsys
+    ):
+        bring(file, cache, name="mine")
+        root = damaged(data, tmp_path / "damaged")
+        run = plan(tmp_path / "out", data=root, source="mine", progress=Progress())
+        assert run.source_files == (root,)
+        (line,) = [text for text in capsys.readouterr().err.splitlines() if "closed" in text]
+        assert line.startswith("source data tiny_source: not all files can be listed, ")
+        assert f"the whole of {root} is closed to methods" in line
+        assert "image without mask" in line
+        assert go(run).done
+
+    def test_they_stop_a_run_that_needs_them(self, cache, tmp_path, data):
+        with pytest.raises(DataFault, match="image without mask"):
+            plan(tmp_path / "out", data=damaged(data, tmp_path / "damaged"))
+
+    def test_a_method_that_opens_their_files_is_caught(self, file, cache, tmp_path, data):
+        from sfdabench.core.errors import ContractBreach
+        from sfdabench.run import guard
+
+        bring(file, cache, name="mine")
+        root = damaged(data, tmp_path / "damaged")
+        run = plan(tmp_path / "out", data=root, source="mine")
+        unpaired = sorted(root.glob("*Training400/**/*.jpg"))[0]
+        with pytest.raises(ContractBreach), guard.closed(run.source_files):
+            unpaired.read_bytes()
 
 
 def test_a_model_of_the_phantom_is_none_of_real_data(cache, tmp_path, data):
