@@ -58,6 +58,10 @@ def run(request: RunRequest, seeds: int, force: bool, as_json: bool) -> int:
     from sfdabench.store.records import read
 
     progress = Progress()
+    if force or not _any_record(request):
+        from sfdabench.confine import client
+
+        client.prepare()  # torch is loaded while the data are looked for
     numbers = range(request.seed, request.seed + seeds)
     planned = [dataclasses.replace(request, seed=seed).resolve(progress) for seed in numbers]
     failures = 0
@@ -81,6 +85,17 @@ def run(request: RunRequest, seeds: int, force: bool, as_json: bool) -> int:
         else:
             click.echo(scores.comparison(record, before, path))
     return 1 if failures else 0
+
+
+def _any_record(request: RunRequest) -> bool:
+    """Whether there is any record of the method on the task, so that this run may be there too."""
+    from sfdabench.core import registry
+    from sfdabench.store.records import record_path
+
+    task = registry.canonical("tasks", request.task)
+    parts = [registry.resolve("methods", part)[0] for part in request.method.split("+")]
+    folder = record_path(request.out, task, "+".join(parts), "").parent
+    return any(folder.glob("*.json"))
 
 
 def _unadapted(record: Record, run: Run) -> Record | None:

@@ -362,17 +362,6 @@ class TestDamagedSourceData:
         with pytest.raises(DataFault, match="image without mask"):
             plan(tmp_path / "out", data=damaged(data, tmp_path / "damaged"))
 
-    def test_a_method_that_opens_their_files_is_caught(self, file, cache, tmp_path, data):
-        from sfdabench.core.errors import ContractBreach
-        from sfdabench.run import guard
-
-        bring(file, cache, name="mine")
-        root = damaged(data, tmp_path / "damaged")
-        run = plan(tmp_path / "out", data=root, source="mine")
-        unpaired = sorted(root.glob("*Training400/**/*.jpg"))[0]
-        with pytest.raises(ContractBreach), guard.closed(run.source_files):
-            unpaired.read_bytes()
-
 
 def test_a_model_of_the_phantom_is_none_of_real_data(cache, tmp_path, data):
     go(plan(tmp_path / "one"))
