@@ -1,8 +1,9 @@
-"""One cache for the session, the test plug-ins, one thread, and no data from outside."""
+"""Phantoms drawn once, one cache a worker, the test plug-ins, one thread, no data from outside."""
 
 import contextlib
 import importlib.util
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ from sfdabench import cli
 from sfdabench.confine import child, client
 from sfdabench.confine.channel import Channel, Closed
 from sfdabench.core import registry
+from sfdabench.prepare import phantoms
 from sfdabench.store import cases, records
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported; workers share the cores
@@ -30,6 +32,74 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+class Drawings:
+    """Phantoms of registered data sets: each is drawn once, for all workers and all caches.
+
+    They lie in a cache of their own, so the package's lock lets one process draw while others
+    wait, and its index shows whether a test has edited a file.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.draw = folder, phantoms._draw
+
+    def root(self, name, dataset=None):
+        """The phantom of a data set, which a test may read and may not edit."""
+        dataset = dataset or registry.load("datasets", name)()
+        return phantoms.phantom_root(name, dataset, self.folder, self._must_be_unchanged)
+
+    def copy(self, folder, *names):
+        """Copy these phantoms into one folder, as a user has them; a test may edit the copy."""
+        for name in names:
+            shutil.copytree(self.root(name), folder, dirs_exist_ok=True)
+        return folder
+
+    def fill(self, cache, *names):
+        """Put these phantoms into a cache, for processes that know nothing of this class."""
+        for name in names:
+            phantoms.phantom_root(name, registry.load("datasets", name)(), cache, lambda line: None)
+
+    def draw_or_copy(self, dataset, root, index):
+        """Stand in for the drawing in a cache: copy what is there already.
+
+        A class that a test wrote and did not register is drawn: the test may be about that.
+        """
+        name = root.name.rpartition("-")[0]
+        registered = name in registry.names("datasets")
+        if (
+            self.folder not in root.parents
+            and registered
+            and type(dataset) is registry.load("datasets", name)
+        ):
+            dataset = Copying(self.root(name, dataset))
+        self.draw(dataset, root, index)
+
+    def _must_be_unchanged(self, message):
+        assert "drawn anew" not in message, f"a test has edited a phantom of all tests: {message}"
+
+
+class Copying:
+    """Stands for a data set whose phantom is drawn already."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def phantom(self, root, seed):
+        assert seed == 0, "what is shared was drawn with the seed of the caches"
+        shutil.copytree(self.root, root, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawings(tmp_path_factory):
+    """The phantoms of this test run; caches of this process get copies of them."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the workers of a run have it in common
+    shared = Drawings(folder / "drawings")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phantoms, "_draw", shared.draw_or_copy)
+        yield shared
 
 
 @pytest.fixture(autouse=True)

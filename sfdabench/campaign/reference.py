@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from annotated_types import Ge, Len
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
@@ -35,6 +35,9 @@ COLUMNS = (
 
 Key = tuple[str, ...]  # what a score is of, by COLUMNS up to the metric
 ByKey = Mapping[Key, float]
+
+Tier = Literal["small", "full"]  # the small one is a part of the full one
+TIERS: tuple[Tier, ...] = get_args(Tier)
 
 TRAINING = "source_training"  # what the training of a task's source model is called, as a run
 QUALITY = "validation_dice"  # what is kept of it
@@ -65,11 +68,15 @@ class Rule(toml.Part):
 
 
 class Listed(toml.Part):
-    """A method of a task's list; `name` tells two runs of one method apart."""
+    """A method of a task's list; `name` tells two runs of one method apart.
+
+    tier: the smallest tier that repeats it.
+    """
 
     method: str
     overrides: Fields = {}
     name: str = ""
+    tier: Tier = "full"
 
     @property
     def called(self) -> str:
@@ -88,6 +95,13 @@ class Listing(toml.Part):
     def all(self) -> tuple[Listed, ...]:
         """The training of its source model, then the runs that start from one."""
         return (Listed(method=TRAINING), *self.runs)
+
+    def of(self, tier: Tier) -> tuple[Listed, ...]:
+        """What a tier repeats: its runs, and where there is one, the training before them."""
+        if tier == "full":
+            return self.all
+        runs = tuple(run for run in self.runs if run.tier == tier)
+        return (Listed(method=TRAINING), *runs) if runs else ()
 
 
 class Claim(toml.Part):

@@ -30,6 +30,7 @@ from sfdabench.campaign.reference import (
     Listing,
     Reference,
     Score,
+    Tier,
 )
 from sfdabench.campaign.workers import Job, Outcome, carry_out
 from sfdabench.core import registry
@@ -107,10 +108,12 @@ def default_folder() -> Path:
     return shipped("results") / "reference"
 
 
-def choose(found: Reference, tasks: Sequence[str], methods: Sequence[str]) -> Chosen:
+def choose(
+    found: Reference, tasks: Sequence[str], methods: Sequence[str], tier: Tier = "full"
+) -> Chosen:
     """The runs of these tasks and methods, of all where none is named; "source_training" is one.
 
-    Raises BadInput for a name that is not listed, and where nothing is left.
+    Raises BadInput for a name that is not listed, and where the tier holds none of what is named.
     """
     names = {task.name for task in found.tasks}
     called = {run.called for task in found.tasks for run in task.all}
@@ -122,11 +125,14 @@ def choose(found: Reference, tasks: Sequence[str], methods: Sequence[str]) -> Ch
     chosen = [
         (task, run)
         for task in found.tasks
-        for run in task.all
+        for run in task.of(tier)
         if (not wanted or task.name in wanted) and (not methods or run.called in methods)
     ]
     if not chosen:
-        raise BadInput(f"no run of {', '.join(methods)} is listed for {', '.join(wanted)}")
+        runs = f"run of {', '.join(methods)}" if methods else "run"
+        where = f" for {', '.join(wanted)}" if wanted else ""
+        part = " in the small tier" if tier == "small" else ""
+        raise BadInput(f"no {runs} is listed{where}{part}")
     return chosen
 
 
@@ -135,14 +141,16 @@ def regress(
     *,
     tasks: Sequence[str] = (),
     methods: Sequence[str] = (),
+    tier: Tier = "full",
     jobs: int = 1,
     learn: bool = False,
     progress: Progress,
 ) -> Regression:
-    """Seed 0 of the listed runs against their reference, and the claims.
+    """Seed 0 of the listed runs of a tier against their reference, and the claims.
 
     Scores that this machine is known to give have to be the same bit for bit, others lie within
-    their tolerance. learn: where all is sound, this machine is known to give what it gave now.
+    their tolerance. learn: where all is sound, this machine is known to give what it gave now; what
+    it is known to give of other runs stays.
     Raises BadInput where the reference lacks the source model of a task.
     """
     found = reference.read(folder)
@@ -150,7 +158,7 @@ def regress(
     machines, machine = reference.read_exact(folder), fingerprint(threads=THREADS)
     exact = machines.get(machine, {})
     order = list(before)
-    chosen = choose(found, tasks, methods)
+    chosen = choose(found, tasks, methods, tier)
     if len(chosen) < sum(len(task.all) for task in found.tasks):
         keys = {reference.run_key(task, run) for task, run in chosen}
         before = {key: score for key, score in before.items() if score.run in keys}

@@ -18,29 +18,30 @@ from sfdabench.evaluate.saved import read_mask
 from sfdabench.prepare.verify import verify
 
 
-class _Phantom:
-    """The files of a data set's phantom, removed with this object."""
+class _Drawn:
+    """A phantom in a folder that is removed with this object."""
 
     def __init__(self, entry: type[Dataset], seed: int) -> None:
         self.root = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self.root)
         entry().phantom(self.root, seed=seed)
 
-    def files(self) -> dict[str, bytes]:
-        """Relative path -> content."""
-        paths = (p for p in sorted(self.root.rglob("*")) if p.is_file())
-        return {str(p.relative_to(self.root)): p.read_bytes() for p in paths}
+
+_shared: dict[type[Dataset], _Drawn] = {}
 
 
-_shared: dict[type[Dataset], _Phantom] = {}
-
-
-def _phantom(entry: type[Dataset]) -> _Phantom:
+def phantom_of(entry: type[Dataset]) -> Path:
     """The phantom of seed 0, drawn once for all contracts of an entry, which only read it."""
     if entry not in _shared:
         _shared.clear()  # one at a time: they take room
-        _shared[entry] = _Phantom(entry, seed=0)
-    return _shared[entry]
+        _shared[entry] = _Drawn(entry, seed=0)
+    return _shared[entry].root
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    """Relative path -> content."""
+    paths = (p for p in sorted(root.rglob("*")) if p.is_file())
+    return {str(p.relative_to(root)): p.read_bytes() for p in paths}
 
 
 def check_card_is_filled(entry: type[Dataset]) -> Iterator[str]:
@@ -56,7 +57,7 @@ def check_card_is_filled(entry: type[Dataset]) -> Iterator[str]:
 
 def check_reads_its_own_phantom(entry: type[Dataset]) -> Iterator[str]:
     """Images and labels of the declared type, shape and values; no fault anywhere."""
-    dataset, root = entry(), _phantom(entry).root
+    dataset, root = entry(), phantom_of(entry)
     report = verify(dataset, root)
     for fault in report.faults:
         yield f"a fault in its phantom: {fault}"
@@ -104,7 +105,7 @@ def _wrong_arrays(dataset: Dataset, case: Case) -> Iterator[str]:
 def check_writes_masks_that_overlay(entry: type[Dataset]) -> Iterator[str]:
     """What is written has the size of the file it was read from, and its axes in that order."""
     dataset = entry()
-    case = next(case for case in dataset.cases(_phantom(entry).root) if case.label)
+    case = next(case for case in dataset.cases(phantom_of(entry)) if case.label)
     label = dataset.read_label(case)
     with tempfile.TemporaryDirectory() as folder:
         path = dataset.write_mask(case, label, Path(folder) / "masks" / case.id)
@@ -117,12 +118,13 @@ def check_writes_masks_that_overlay(entry: type[Dataset]) -> Iterator[str]:
 
 def check_phantom_is_seeded(entry: type[Dataset]) -> Iterator[str]:
     """Same seed, same bytes, also after a file was read; another seed, other bytes."""
-    dataset, drawn = entry(), _phantom(entry)
-    files = drawn.files()
-    dataset.read_image(dataset.cases(drawn.root)[0])  # some libraries then write other headers
-    if _Phantom(entry, seed=0).files() != files:
+    dataset, root = entry(), phantom_of(entry)
+    files = _files(root)
+    dataset.read_image(dataset.cases(root)[0])  # some libraries then write other headers
+    again, other = _Drawn(entry, seed=0), _Drawn(entry, seed=1)
+    if _files(again.root) != files:
         yield "the same seed drew other files"
-    if _Phantom(entry, seed=1).files() == files:
+    if _files(other.root) == files:
         yield "another seed drew the same files"
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import click
 
+from sfdabench.campaign.reference import TIERS, Tier
 from sfdabench.cli import options
 from sfdabench.core.errors import BadInput
 
@@ -14,6 +15,13 @@ from sfdabench.core.errors import BadInput
 @click.command()
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only this task; repeatable.")
 @click.option("--method", "methods", multiple=True, metavar="NAME", help="Only this method.")
+@click.option(
+    "--tier",
+    type=click.Choice(TIERS),
+    default="full",
+    show_default=True,
+    help="Small: every method once, on a task for each head.",
+)
 @options.jobs
 @click.option("--update", is_flag=True, help="Write what is measured as the reference.")
 @click.option("--reason", help="Why the scores may move: a line of the change log. With --update.")
@@ -23,6 +31,7 @@ from sfdabench.core.errors import BadInput
 def regress(
     tasks: tuple[str, ...],
     methods: tuple[str, ...],
+    tier: Tier,
     jobs: int,
     update: bool,
     reason: str | None,
@@ -45,7 +54,12 @@ def regress(
         raise BadInput("--reason: goes with --update; without it nothing is written")
     if learn and update:
         raise BadInput("--learn: --update makes this machine known too; give one of them")
-    call = partial(regression.regress, learn=learn)
+    if update and tier != "full":
+        raise BadInput(
+            f"--tier {tier}: not with --update, which renews source models with all that starts "
+            "from them; choose by --task and --method"
+        )
+    call = partial(regression.regress, tier=tier, learn=learn)
     if learn:
         regression.check_learns()
     if update:

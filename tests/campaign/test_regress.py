@@ -198,6 +198,69 @@ def test_a_choice_leaves_the_other_rows_alone(folder, measured):
     assert asked[1][1] == {}, "it starts from nothing"
 
 
+@pytest.fixture
+def tiers(folder):
+    """A list of two tasks; the small tier holds one run of the first, and so its training."""
+    small = TOML.replace('method = "source_only" }', 'method = "source_only", tier = "small" }')
+    head, claims = small.split("[[claims]]")
+    other = '[[tasks]]\nname = "tiny_volume"\nruns = [{ method = "adabn" }]\n'
+    (folder / "reference.toml").write_text(f"{head}{other}[[claims]]{claims}")
+    return folder
+
+
+OTHER = {("tiny_volume", "source_training", "", ""): (0.9, 0.9, 0.9)}
+OTHER |= {("tiny_volume", "adabn", "", ""): (0.4,)}
+
+
+def test_the_small_tier_is_a_part_and_leaves_the_other_rows_alone(tiers, measured):
+    asked = measured(VALUES | OTHER)
+    put(tiers, VALUES | OTHER)
+    result = regress.regress(tiers, tier="small", progress=QUIET)
+    assert (result.sound, result.measured) == (True, 2)
+    assert [(task.name, run.called) for task, run in asked[0][0]] == [
+        ("tiny", "source_training"),
+        ("tiny", "source_only"),
+    ]
+    measured(VALUES | OTHER | {SOURCE: (0.6,)})
+    result = regress.regress(tiers, tier="small", progress=QUIET)
+    assert [(c.score.run, c.state) for c in result.changes] == [(SOURCE, "moved")]
+    with pytest.raises(BadInput, match="no run of plain is listed in the small tier"):
+        regress.regress(tiers, tier="small", methods=["plain"], progress=QUIET)
+    with pytest.raises(BadInput, match="no run is listed for tiny_volume in the small tier"):
+        regress.regress(tiers, tier="small", tasks=["tiny_volume"], progress=QUIET)
+
+
+def test_the_small_tier_is_compared_exactly_and_learning_it_forgets_nothing(
+    tiers, measured, machine
+):
+    measured(VALUES | OTHER)
+    put(tiers, VALUES | OTHER, models=())
+    for task in ("tiny", "tiny_volume"):
+        path = reference.source_path(tiers, task)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"model")
+    small = {"tier": "small", "progress": QUIET}
+    assert regress.regress(tiers, learn=True, progress=QUIET).learned
+    whole, scores_csv = reference.read_exact(tiers), (tiers / "scores.csv").read_bytes()
+    assert len(whole[HERE]) == 6
+    again = regress.regress(tiers, **small)
+    assert (again.sound, again.rule) == (
+        True,
+        "this machine is known: 2 scores were compared exactly",
+    )
+    measured(VALUES | OTHER | {SOURCE: (0.5 + 1e-15,)})
+    assert [c.state for c in regress.regress(tiers, **small).changes] == ["moved"]
+    measured(VALUES | OTHER)
+    assert regress.regress(tiers, learn=True, **small).learned
+    assert reference.read_exact(tiers) == whole
+    machine(THERE)
+    assert regress.regress(tiers, learn=True, **small).learned
+    both = reference.read_exact(tiers)
+    assert both[HERE] == whole[HERE]
+    assert {key[:4] for key in both[THERE]} == {TRAINED, SOURCE}
+    assert (tiers / "scores.csv").read_bytes() == scores_csv
+
+
 def test_an_update_writes_scores_models_and_a_line_on_why(folder, measured):
     asked = measured(VALUES)
     gone = {("tiny", "adabn", "", ""): (0.1,)}
@@ -309,6 +372,8 @@ def test_the_command_says_which_comparison_held(folder, measured, sfdabench, mon
     )
     code, text, _ = sfdabench("regress", "--learn", "--json")
     assert (code, json.loads(text)["rule"][-25:]) == (0, "all are known from now on")
+    code, _, err = sfdabench("regress", "--tier", "small")
+    assert (code, "no run is listed in the small tier" in err) == (2, True)
     measured({**VALUES, CBMT: (NUDGED,)})
     code, text, _ = sfdabench("regress")
     assert code == 1
@@ -413,6 +478,7 @@ def test_a_source_model_that_is_not_there_is_named(folder, measured):
         ('protocol = "strict"', 'protocol = "strct"', "did you mean strict"),
         ("seeds = 3", "seeds = 1", "tolerance.seeds"),
         ("cbmt = { epochs", "adabn = { epochs", "cbmt overrides adabn, which it does not run"),
+        ('name = "plain"', 'tier = "smal"', r"tier: Input should be 'small' or 'full'"),
         ("[scores]", "[scores", "cannot be read"),
     ],
 )
@@ -463,6 +529,10 @@ def test_flags_that_do_not_go_together(sfdabench, monkeypatch):
     assert (code, "goes with --update" in err) == (2, True)
     code, _, err = sfdabench("regress", "--learn", "--update", "--reason", "r")
     assert (code, "give one of them" in err) == (2, True)
+    code, _, err = sfdabench("regress", "--tier", "small", "--update", "--reason", "r")
+    assert (code, "--tier small: not with --update" in err) == (2, True)
+    code, _, err = sfdabench("regress", "--tier", "smal")
+    assert (code, "--tier" in err) == (2, True)
     monkeypatch.setattr(regress, "checkout", lambda: None)
     for given in (("--update", "--reason", "r"), ("--learn",)):
         code, _, err = sfdabench("regress", *given)

@@ -70,6 +70,20 @@ def mini(tmp_path):
     return tmp_path / "mini"
 
 
+@pytest.fixture(scope="module")
+def few_results(tmp_path_factory, make_record):
+    """Records of two runs, in place of the committed ones: every plan reads all of them."""
+    folder = tmp_path_factory.mktemp("shipped") / "results"
+    for method in ("source_only", "cbmt"):
+        make_record.keep(folder / "phantom", make_record(method))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def shipped_results(few_results, monkeypatch):
+    monkeypatch.setattr(sweeps, "shipped", lambda name: few_results.parent / name)
+
+
 def make(mini, *, tasks=("tiny",), seeds=None, retry_failed=False, **changes):
     """`changes` are fields of the base request."""
     base = RunRequest(**({"out": mini.parent / "out", "device": "cpu"} | changes))

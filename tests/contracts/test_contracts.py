@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sfdabench.checks import contracts, run_contract
+from sfdabench.checks import contracts, datasets, run_contract
 from sfdabench.core import registry
 
 # (kind, entry, contract) -> text of a fault -> why it is accepted. Such a text stands for the
@@ -30,6 +30,17 @@ CELLS = [
     for name in shipped(kind)
     for contract in contracts(kind)
 ]
+
+
+@pytest.fixture(autouse=True)
+def phantoms_drawn_once(drawings, monkeypatch):
+    """Let contracts read the phantoms of all tests; to see that it is seeded, one draws it anew."""
+
+    def shared(entry):
+        (name,) = (name for name in shipped("datasets") if registry.load("datasets", name) is entry)
+        return drawings.root(name)
+
+    monkeypatch.setattr(datasets, "phantom_of", shared)
 
 
 @pytest.mark.parametrize(("kind", "name", "contract"), CELLS)

@@ -114,13 +114,12 @@ def test_volumes_lie_over_their_files_and_score_as_recorded(tmp_path, sfdabench)
     assert "whole=1,2,4" in flags
 
 
-def test_commands_name_the_values_of_the_files(tmp_path):
+def test_commands_name_the_values_of_the_files(tmp_path, drawings):
     """MALBCV's files have encodings of their own: the suite's 1, the liver, is their 6."""
     from sfdabench.present.export import _file_values, _score_flags
 
     dataset = registry.load("datasets", "malbcv")()
-    dataset.phantom(tmp_path, 0)
-    case = next(case for case in dataset.cases(tmp_path) if case.label)
+    case = next(case for case in dataset.cases(drawings.root("malbcv")) if case.label)
     task = registry.load("tasks", "chaos2malbcv")
     values = _file_values(dataset, case, task)
     (flags,) = _score_flags(tmp_path, task, values)
@@ -152,12 +151,11 @@ def test_a_record_of_other_files_is_refused(tmp_path):
         export(run.record_path, tmp_path / "masks", None, "cpu", QUIET)
 
 
-def test_masks_need_no_source_data(tmp_path):
+def test_masks_need_no_source_data(tmp_path, drawings):
     """Nor the source model: the weights beside the record are all."""
     from sfdabench.present.export import export
 
-    for name in ("tiny_source", "tiny_target"):
-        registry.load("datasets", name)().phantom(tmp_path / "data", 0)
+    drawings.copy(tmp_path / "data", "tiny_source", "tiny_target")
     run, record = recorded(tmp_path / "results", "tiny", data=tmp_path / "data", profile="phantom")
     for folder in (tmp_path / "data").glob("*Training400"):
         shutil.rmtree(folder)

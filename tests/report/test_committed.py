@@ -74,6 +74,22 @@ def test_the_reference_can_be_run():
             assert chosen.overrides == given, "an override that says the default"
 
 
+def test_the_small_tier_has_a_task_a_head_and_every_method_once():
+    listed = reference.read(REFERENCE)
+    small = {task.name: task.of("small") for task in listed.tasks if task.of("small")}
+    heads = [registry.load("tasks", name).head for name in small]
+    every = {registry.load("tasks", task.name).head for task in listed.tasks}
+    assert sorted(map(str, heads)) == sorted(map(str, every))
+    runs = [run.method for runs in small.values() for run in runs]
+    assert runs.count(reference.TRAINING) == len(small)
+    methods = [name for name in runs if name != reference.TRAINING]
+    assert sorted(methods) == sorted({name for task in listed.tasks for run in task.runs
+                                      for name in run.method.split("+")})  # fmt: skip
+    folder = registry.PACKAGE / registry.FOLDERS["methods"]
+    built_in = {name for name in registry.names("methods") if (folder / f"{name}.py").is_file()}
+    assert set(methods) == built_in
+
+
 def test_the_scores_of_the_reference_are_those_of_its_list():
     listed = reference.read(REFERENCE)
     rows = reference.read_scores(REFERENCE)

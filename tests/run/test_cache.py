@@ -1,6 +1,7 @@
 """`cache list` and `cache clear`: what lies there, what goes, what a process holds."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,21 +11,38 @@ import pytest
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import held
 from sfdabench.core.paths import cache_root
+from sfdabench.core.progress import Progress
 from sfdabench.run.cache import clear, entries
+from sfdabench.run.plan import resolve
+from sfdabench.run.runner import execute
 from sfdabench.store import records
 
 
+@pytest.fixture(scope="module")
+def of_a_run(tmp_path_factory):
+    """The cache of one run, with unfinished work beside it, and a copy that no test touches."""
+    place = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFDABENCH_CACHE", str(place / "cache"))
+        run = resolve(method="adabn", task="tiny", seed=0, data=None, profile=None,
+                      out=place / "out", device="cpu")  # fmt: skip
+        record = execute(run, Progress(quiet=True))
+        assert record.done, record.traceback
+    unfinished = place / "cache" / "stages" / "cbmt-0123.work"
+    unfinished.mkdir()
+    (unfinished / "threads").write_text("1\n")
+    shutil.copytree(place / "cache", place / "kept")
+    return place
+
+
 @pytest.fixture
-def cache(tmp_path, monkeypatch, sfdabench):
-    """The cache of one run, with unfinished work beside it."""
-    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))
-    code, _, err = sfdabench("run", "--method", "adabn", "--task", "tiny", "--device", "cpu",
-                             "--out", tmp_path / "out")  # fmt: skip
-    assert code == 0, err
-    root = cache_root()
-    (root / "stages" / "cbmt-0123.work").mkdir()
-    (root / "stages" / "cbmt-0123.work" / "threads").write_text("1\n")
-    return root
+def cache(of_a_run, monkeypatch):
+    """That cache as it was: in the same place, since keys of what it holds may name it."""
+    root = of_a_run / "cache"
+    shutil.rmtree(root)
+    shutil.copytree(of_a_run / "kept", root)
+    monkeypatch.setenv("SFDABENCH_CACHE", str(root))
+    return cache_root()
 
 
 def kinds(cache):

@@ -20,7 +20,18 @@ def command(out, *more, method="cbmt"):
     ]
 
 
-def start(out, cache, *more, **named):
+@pytest.fixture(scope="module")
+def start(drawings):
+    """start(out, cache, flag, ...): the command in a process, whose cache holds the phantoms."""
+
+    def call(out, cache, *more, **named):
+        drawings.fill(cache, "tiny_source", "tiny_target")
+        return launch(out, cache, *more, **named)
+
+    return call
+
+
+def launch(out, cache, *more, **named):
     environment = os.environ | {"SFDABENCH_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command(out, *more, **named),
@@ -49,12 +60,12 @@ LONG = ("--set", "epochs=6", "--source-set", "epochs=8")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, start):
     folder = tmp_path_factory.mktemp("undisturbed")
     return finish(start(folder / "out", folder / "cache", *LONG))[0]
 
 
-def test_killed_while_training_and_while_adapting(tmp_path, undisturbed):
+def test_killed_while_training_and_while_adapting(tmp_path, start, undisturbed):
     out, cache = tmp_path / "out", tmp_path / "cache"
 
     def training():
@@ -76,7 +87,7 @@ def test_killed_while_training_and_while_adapting(tmp_path, undisturbed):
     assert not list(out.rglob("*.work"))
 
 
-def test_two_processes_given_the_same_run(tmp_path, undisturbed):
+def test_two_processes_given_the_same_run(tmp_path, start, undisturbed):
     both = [start(tmp_path / "out", tmp_path / "cache", *LONG) for _ in range(2)]
     results = [finish(process) for process in both]
     assert {result["deployed_sha256"] for result, _ in results} == {undisturbed["deployed_sha256"]}
@@ -90,7 +101,7 @@ def test_two_processes_given_the_same_run(tmp_path, undisturbed):
 CHAIN = ("--set", "tiny_guided.epochs=6", "--set", "tiny_side.epochs=6", "--source-set", "epochs=4")
 
 
-def test_a_chain_beside_a_source_side_stage_killed_in_each_of_its_stages(tmp_path):
+def test_a_chain_beside_a_source_side_stage_killed_in_each_of_its_stages(tmp_path, start):
     """Every stage goes on where it was killed, and what was finished is not made again."""
     named = {"method": "adabn+tiny_guided"}
     whole, _ = finish(start(tmp_path / "one" / "out", tmp_path / "one" / "cache", *CHAIN, **named))

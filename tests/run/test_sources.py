@@ -45,14 +45,9 @@ def bring(file, cache, **changes):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tmp_path_factory, drawings):
     """Both data sets of the task under one root, as a user has them."""
-    from sfdabench.core import registry
-
-    root = tmp_path_factory.mktemp("data")
-    for name in ("tiny_source", "tiny_target"):
-        registry.load("datasets", name)().phantom(root, seed=0)
-    return root
+    return drawings.copy(tmp_path_factory.mktemp("data"), "tiny_source", "tiny_target")
 
 
 def plan(out, method="adabn", **changes):
