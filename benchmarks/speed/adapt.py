@@ -57,9 +57,9 @@ class Step:
     def __init__(self, variant: str, device: str, *, dropout: bool, exact: bool = False) -> None:
         import torch
 
+        from sfdabench.confine.allocator import keep_freed_memory
         from sfdabench.core.registry import load
         from sfdabench.models.segmenter import Segmenter
-        from sfdabench.run.allocator import keep_freed_memory
 
         settings = VARIANTS[variant]
         if settings["keep"]:

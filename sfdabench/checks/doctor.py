@@ -18,8 +18,9 @@ def examine() -> tuple[list[str], bool]:
     """Lines to print, and whether a run would start here."""
     import torch
 
+    from sfdabench.confine import lock
+    from sfdabench.confine.allocator import keep_freed_memory
     from sfdabench.core import registry
-    from sfdabench.run.allocator import keep_freed_memory
 
     healthy = True
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
@@ -34,6 +35,7 @@ def examine() -> tuple[list[str], bool]:
     lines.append(f"threads: {torch.get_num_threads()} of {cores} cores (OMP_NUM_THREADS)")
     kept = "kept by the process" if keep_freed_memory() else "handed back (no glibc): slower steps"
     lines.append(f"freed memory: {kept}")
+    lines.append(f"lock of labels and source data: {lock.describe()}")
     cache = cache_root()
     try:
         free = check_writable(cache, "SFDABENCH_CACHE")

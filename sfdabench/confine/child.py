@@ -116,7 +116,7 @@ def standard_output_to_error() -> Iterator[None]:
 
 def main() -> None:
     """Serve one job over standard input and output: the child of a system that cannot fork."""
-    from sfdabench.run.allocator import keep_freed_memory
+    from sfdabench.confine.allocator import keep_freed_memory
 
     keep_freed_memory()
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

@@ -12,6 +12,7 @@ from sfdabench.confine import hook
 from sfdabench.confine.grant import Grant, devices
 from sfdabench.core.errors import RunFailed
 
+TCP, SCOPES = 4, 6  # versions of Landlock's interface that closed them first
 Lock = Literal["landlock", "audit hook"]
 
 
@@ -28,6 +29,16 @@ def abi() -> int:
 def best() -> Lock:
     """Return the strongest lock that this machine has."""
     return "landlock" if abi() else "audit hook"
+
+
+def describe() -> str:
+    """Return a line on the lock that this machine has."""
+    if not abi():
+        return "audit hook (this system has no Landlock): it stops mistakes, not an attack"
+    closed = ["files"]
+    closed += ["TCP"] if abi() >= TCP else []
+    closed += ["signals and abstract sockets"] if abi() >= SCOPES else []
+    return f"Landlock, interface {abi()}, enforced by the kernel ({', '.join(closed)})"
 
 
 def shut(grant: Grant, lock: Lock) -> None:

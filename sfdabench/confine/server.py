@@ -182,7 +182,7 @@ def _die_with_parent(parent: int) -> None:
 
 def main() -> None:
     """Serve on the socket whose descriptor is the first argument."""
-    from sfdabench.run.allocator import keep_freed_memory
+    from sfdabench.confine.allocator import keep_freed_memory
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

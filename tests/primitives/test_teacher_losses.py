@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sfdabench.confine.allocator import keep_freed_memory
 from sfdabench.core.head import HEADS, SIGMOID, SOFTMAX
 from sfdabench.primitives.losses import (
     dice_loss,
@@ -13,7 +14,6 @@ from sfdabench.primitives.losses import (
     weighted_bce,
 )
 from sfdabench.primitives.teacher import update_teacher
-from sfdabench.run.allocator import keep_freed_memory
 
 
 def pair():
