@@ -95,6 +95,22 @@ def test_show_gives_fields_with_their_provenance(sfdabench):
     assert "# paper §3, lambda of equation 4" in out
 
 
+def test_show_a_plug_in_whose_code_stays_out_of_this_process(sfdabench):
+    code, out, _ = sfdabench("show", "tiny_guided")
+    assert code == 0
+    assert "rate = 0.01" in out
+    assert "sfdabench_plugins.methods.tiny_guided" not in sys.modules
+
+
+def test_a_plug_in_that_fails_is_named_with_its_line(sfdabench, tmp_path):
+    plugin = tmp_path / "methods" / "broken.py"
+    plugin.parent.mkdir()
+    plugin.write_text("\nraise RuntimeError('no such thing')\n", encoding="utf-8")
+    code, _, err = sfdabench("show", "broken", "--plugins", tmp_path)
+    assert code == 1
+    assert err == "sfdabench: RuntimeError: no such thing (methods/broken.py, line 2)\n"
+
+
 def test_run_prints_one_object_a_run_and_nothing_else(sfdabench, tmp_path):
     arguments = ["--method", "adabn", "--task", "tiny", "--out", tmp_path, "--device", "cpu"]
     code, out, err = sfdabench("run", *arguments, "--seeds", 2, "--json")
@@ -210,7 +226,7 @@ def test_a_failed_run_is_exit_1_and_the_others_go_on(sfdabench, tmp_path):
     first, second = (json.loads(line) for line in out.splitlines())
     assert code == 1
     assert (first["status"], second["status"]) == ("failed", "done")
-    assert first["reason"] == "ValueError: seed zero"
+    assert first["reason"] == "ValueError: seed zero (methods/fails_once.py, line 8)"
     assert first["scores"] == {}
 
 

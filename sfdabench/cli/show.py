@@ -38,12 +38,13 @@ def list_(kind: str) -> None:
 @options.plugins
 def show(name: str) -> None:
     """Show an entry: what it is, where it comes from, its fields and their defaults."""
+    from sfdabench.confine import client
     from sfdabench.core import registry
+    from sfdabench.report.describe import describe_job
 
     for i, kind in enumerate(registry.kinds_of(name)):
-        from sfdabench.report.describe import describe_entry
-
-        click.echo(("\n" if i else "") + describe_entry(kind, name))
+        page = client.here_or_confined(describe_job, {"kind": kind, "name": name})
+        click.echo(("\n" if i else "") + page)
 
 
 @click.command()

@@ -74,8 +74,19 @@ def describe(error: BaseException) -> dict[str, Any]:
         "message": text,
         "number": getattr(error, "errno", None) if isinstance(error, OSError) else None,
         "file": str(getattr(error, "filename", None) or "") or None,
+        "place": _place(error),
         "traceback": "".join(traceback.format_exception(error)),
     }
+
+
+def _place(error: BaseException) -> str | None:
+    """The file of a plug-in, below its folder, and the line that the error came through last."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        for folder in registry.foreign_folders():
+            if Path(frame.filename).is_relative_to(folder):
+                file = Path(frame.filename).relative_to(folder).as_posix()
+                return f"{file}, line {frame.lineno}"
+    return None
 
 
 class JobFailed(errors.RunFailed):
@@ -98,8 +109,11 @@ def raised(error: Mapping[str, Any]) -> Exception:
         message += (
             "; a stage can read what it declares and nothing else (README, What a method can reach)"
         )
-    known = {"OutOfMemoryError": message, "JobFailed": message}
-    return JobFailed(known.get(kind, f"{kind}: {message}" if message else kind), trace)
+    if kind not in ("OutOfMemoryError", "JobFailed"):
+        message = f"{kind}: {message}" if message else kind
+    if isinstance(error.get("place"), str):
+        message += f" ({error['place']})"
+    return JobFailed(message, trace)
 
 
 @contextlib.contextmanager

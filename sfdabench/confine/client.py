@@ -21,7 +21,7 @@ from sfdabench.confine.child import raised
 from sfdabench.confine.grant import Grant
 from sfdabench.confine.lock import Lock, best
 from sfdabench.core import registry
-from sfdabench.core.errors import ContractBreach, RunFailed
+from sfdabench.core.errors import ContractBreach, ForeignCode, RunFailed
 
 SERVER = "SFDABENCH_SERVER"  # the descriptor of a server's socket, for the workers of a sweep
 Hear = Callable[[Mapping[str, Any]], Any]
@@ -345,3 +345,11 @@ def call(
     """Run a job in a confined process to its end and return its result."""
     with process(job, arguments, grant, threads=threads) as running:
         return running.result(hear)
+
+
+def here_or_confined(job: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Call a job here, or where it meets code of a plug-in, in a confined process."""
+    try:
+        return job(None, **arguments)
+    except ForeignCode:
+        return call(f"{job.__module__}:{job.__name__}", arguments, Grant())

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from typing import Any, get_type_hints
 
+from sfdabench.confine.channel import Channel
 from sfdabench.core import registry
 from sfdabench.core.dataset import Dataset
 from sfdabench.core.fields import describe, override
@@ -29,6 +30,11 @@ def describe_entry(kind: str, name: str) -> str:
         body = _configurable(entry, kind, name)
     title = [f"{name} ({kind.removesuffix('s')})", ""]
     return "\n".join([*([note, ""] if note else []), *title, *body])
+
+
+def describe_job(channel: Channel | None, kind: str, name: str) -> str:
+    """Return the page of an entry (a job)."""
+    return describe_entry(kind, name)
 
 
 def _paper(paper: Paper | None) -> list[str]:

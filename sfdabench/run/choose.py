@@ -7,15 +7,14 @@ in a confined process, which says what its fields and needs are.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sfdabench.confine import client
 from sfdabench.confine.channel import Channel
-from sfdabench.confine.grant import Grant
 from sfdabench.core import registry
-from sfdabench.core.errors import BadInput, ForeignCode, Incompatible
+from sfdabench.core.errors import BadInput, Incompatible
 from sfdabench.core.fields import override, pairs, plain
 from sfdabench.core.head import Head
 from sfdabench.core.near import unknown
@@ -62,7 +61,7 @@ def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
     the field values that it stands for. Raises BadInput where a --set contradicts them.
     """
     arguments = {"names": names, "settings": list(settings), "profile": profile}
-    values = _here_or_confined(describe_methods, arguments)
+    values = client.here_or_confined(describe_methods, arguments)
     chain = [(name, Method(v["fields"], Needs.read(v["needs"]))) for name, v in values["chain"]]
     return Chosen(tuple(chain), values["source_stages"], values["overrides"])
 
@@ -94,7 +93,7 @@ def choose_recipe(
         "changes": rest,
         "others": sorted(own),
     }
-    values = _here_or_confined(describe_network, arguments)
+    values = client.here_or_confined(describe_network, arguments)
     network = Network(values["fields"], frozenset(values["features"]))
     recipe = dataclasses.replace(recipe, network_fields=network.fields)
     before = plain(dataclasses.replace(base, network_fields={}))
@@ -134,14 +133,6 @@ def check_order(chain: Chain, protocols: Sequence[str]) -> None:
 
 
 # What follows imports the code of entries.
-
-
-def _here_or_confined(describe: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    """Call the function here, or where it meets code of a plug-in, in a confined process."""
-    try:
-        return describe(None, **arguments)
-    except ForeignCode:
-        return client.call(f"{__name__}:{describe.__name__}", arguments, Grant())
 
 
 def describe_methods(
