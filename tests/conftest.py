@@ -249,6 +249,7 @@ class Factory:
             **{"cases": {"adapt": 9, "test": 3}, "device": "cpu", "device_name": "x86_64"},
             **{"precision": "float32", "memory_format": "channels_last", "threads": 1},
             **{"versions": {"torch": "2.13.0"}, "commit": None, "peak_memory_bytes": 1},
+            "lock": None if failed else "landlock",
             "seconds": {"source": 0.5, "adapt": 8.0, "evaluate": 2.0, "total": 10.5},
             "scores": {} if failed else self.means(["strict"], ["cup", "disc"]),
         } | changes

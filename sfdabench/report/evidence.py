@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,11 @@ from sfdabench.report import benchmark as papers
 from sfdabench.report.benchmark import Benchmark, Block, Column, Layout, Row
 from sfdabench.store import labels
 from sfdabench.store.records import Means, Record, Score, Stored
+
+WEAKER_LOCKS = {
+    "audit hook": "behind an audit hook only",
+    None: "in the process that holds the labels",  # of a version before confined processes
+}
 
 
 @dataclass(frozen=True)
@@ -252,7 +258,17 @@ def _notes(
     )
     if dropped:
         notes.append(f"undefined in {dropped} cases of {len(runs)} runs")
-    return notes
+    return notes + weaker_locks([run.record for run in runs])
+
+
+def weaker_locks(done: Sequence[Stored]) -> list[str]:
+    """Say of finished runs how many were not behind Landlock, the lock that the kernel enforces."""
+    counts: Counter[str | None] = Counter(record.lock for record in done)
+    return [
+        f"{counts[lock]} {'run' if counts[lock] == 1 else 'runs'} {where}"
+        for lock, where in WEAKER_LOCKS.items()
+        if counts[lock]
+    ]
 
 
 def _best_epoch(record: Stored, protocol: str) -> str:

@@ -537,6 +537,8 @@ def _basis(layout: Layout, block: Block, compared: _Comparison) -> list[str]:
             f"{' or '.join(cases)} test cases; on {', '.join(devices)}; "
             f"empty masks: {_empties(layout, compared, task)}",
         ]
+        if weaker := evidence.weaker_locks(done):
+            lines.append(f"{where}: without the kernel's lock: {', '.join(weaker)}")
     return lines
 
 

@@ -344,6 +344,16 @@ def test_dropped_cases_and_empty_masks_are_told(put, cells, results):
     assert "empty masks: 4 cup predictions of CBMT(Ours)" in basis
 
 
+def test_a_weaker_lock_is_told(put, cells, results):
+    put("cbmt", 0, lock="landlock")
+    put("cbmt", 1, lock="audit hook")
+    put("adabn", 0, lock="landlock")
+    assert "; 1 run behind an audit hook" in cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].note
+    assert "hook" not in cells("cbmt-1", "AdaBN")["Disc Dice"].note
+    basis = "\n".join(tables.build("cbmt-1", results, folder=BENCHMARKS).basis)
+    assert "without the kernel's lock: 1 run behind an audit hook only" in basis
+
+
 def test_a_mean_over_no_case_stays_undefined(put, cells, results):
     put("cbmt", 0)
     put("cbmt", 1, scores=scores(0.9, 0.8, undefined=60))
