@@ -315,7 +315,7 @@ def process(
     """
     chosen = lock or best()
     channel, ending = launch()
-    running = Process(job.rpartition(":")[2], channel, chosen, ending)
+    running = Process(f"the job {job.rpartition(':')[2]}", channel, chosen, ending)
     order = {
         "job": job,
         "arguments": dict(arguments),

@@ -105,7 +105,7 @@ class Execution:
         """What the run came to, or why it did not."""
         try:
             return self._parts(known) | {"status": "done", "reason": None}
-        except BadInput:
+        except (BadInput, client.ProcessDied):  # of a kill there is no record: it goes on
             raise
         except Exception as error:  # any failure of a method is a record, not a lost run
             return {

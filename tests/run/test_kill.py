@@ -1,7 +1,9 @@
 """`kill -9`, then the same command: the same weights. Two processes: one works, the other waits."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -113,6 +115,67 @@ def test_a_chain_beside_a_source_side_stage_killed_in_each_of_its_stages(tmp_pat
     for name in ("source_training", "tiny_side", "tiny_guided"):
         kill_when(start(out, cache, *CHAIN, **named), saved(name))
         assert saved(name)(), f"{name} was finished before it could be killed"
+    result, _ = finish(start(out, cache, *CHAIN, **named))
+    assert result["deployed_sha256"] == whole["deployed_sha256"]
+    assert result["scores"] == whole["scores"]
+    assert not list(cache.glob("stages/*.work"))
+    assert not list(out.glob("tiny/*/*.work"))
+
+
+def family(cache):
+    """Process -> its parent, of those that use this cache: a command, its server, its children."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended since
+            if f"SFDABENCH_CACHE={cache}\0".encode() in (folder / "environ").read_bytes():
+                stat = (folder / "stat").read_text().rpartition(")")[2].split()
+                if stat[0] != "Z":
+                    parents[int(folder.name)] = int(stat[1])
+    return parents
+
+
+def victim(cache, command, kind):
+    """A process of the family, None where there is none of that kind."""
+    parents = family(cache)
+    servers = [pid for pid, parent in parents.items() if parent == command]
+    children = [pid for pid, parent in parents.items() if parent in servers]
+    candidates = {"parent": [command], "server": servers, "child": children}[kind]
+    return candidates[-1] if candidates else None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random_moments(tmp_path, start, seed):
+    """Whichever process is killed, the same command goes on to the same weights; none is left."""
+    named = {"method": "adabn+tiny_guided"}
+    begun = time.monotonic()
+    whole, _ = finish(start(tmp_path / "one" / "out", tmp_path / "one" / "cache", *CHAIN, **named))
+    seconds = time.monotonic() - begun
+    out, cache = tmp_path / "two" / "out", tmp_path / "two" / "cache"
+    moments, killed = random.Random(seed), []
+    while len(killed) < 9:
+        kind = ("parent", "server", "child")[len(killed) % 3]
+        process = start(out, cache, *CHAIN, **named)
+        time.sleep(moments.uniform(0.1, seconds * 0.7))
+        pid = None
+        while process.poll() is None and pid is None:
+            pid = victim(cache, process.pid, kind)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _, stderr = process.communicate(timeout=100)
+        if process.returncode == 0:
+            break  # it was over before
+        killed.append((kind, process.returncode))
+        if process.returncode > 0:
+            assert process.returncode == 1, stderr
+            assert "the same command goes on" in stderr, stderr
+        deadline = time.monotonic() + 20
+        while family(cache) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not family(cache), f"{kind} was killed, and processes were left"
+    assert killed, "it was over before it could be killed"
     result, _ = finish(start(out, cache, *CHAIN, **named))
     assert result["deployed_sha256"] == whole["deployed_sha256"]
     assert result["scores"] == whole["scores"]

@@ -4,10 +4,11 @@ import unittest.mock
 
 import pytest
 
+from sfdabench.confine import client
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
-from sfdabench.run import artefacts
+from sfdabench.run import artefacts, runner
 from sfdabench.run.plan import resolve
 from sfdabench.store import cases, records
 
@@ -373,6 +374,21 @@ def test_bad_records_are_named(tmp_path, adapted):
     everything, problems = records.read_all(tmp_path)
     assert everything == []
     assert len(problems) == 1
+
+
+def test_a_killed_process_leaves_no_record(tmp_path, monkeypatch, adapted):
+    """It is no failure of the method: a sweep must not take it for finished."""
+
+    def killed(*arguments, **named):
+        raise client.ProcessDied("it was killed")
+
+    run = plan(tmp_path, "cbmt", settings=["epochs=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "predicted", killed)
+        with pytest.raises(client.ProcessDied):
+            go(run)
+    assert not run.record_path.exists()
+    assert go(run).done
 
 
 def test_a_disk_that_fills_up_loses_no_epoch(tmp_path, monkeypatch, adapted, in_process):
