@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 import sys
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ from sfdabench.confine.grant import Grant, devices
 from sfdabench.core.errors import RunFailed
 
 TCP, SCOPES = 4, 6  # versions of Landlock's interface that closed them first
+CAP_DAC_OVERRIDE = 1  # <linux/capability.h>
 Lock = Literal["landlock", "audit hook"]
 
 
@@ -47,10 +50,28 @@ def shut(grant: Grant, lock: Lock) -> None:
     It cannot be undone. Raises RunFailed where a thread is running already, which Landlock would
     not reach, and LandlockError where the kernel refuses.
     """
+    if sys.platform == "linux":
+        _give_up_capabilities()
     if lock == "landlock":
         _shut_by_landlock(grant)
     else:
         hook.shut(grant)
+
+
+def _give_up_capabilities() -> None:
+    """Give up what root may do, but for reading and writing files of other users.
+
+    Landlock closes files to root as well; it does not stop root from loading programs into the
+    kernel, which reach everything.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("Ii", 0x20080522, 0)  # version 3 of the interface, this process
+    sets = ctypes.create_string_buffer(24)  # effective, permitted, inheritable, of 32 bits each
+    if libc.capget(header, sets) == -1:
+        raise OSError(ctypes.get_errno(), "capget")
+    of_files = struct.unpack("6I", sets.raw)[1] & 1 << CAP_DAC_OVERRIDE
+    if libc.capset(header, struct.pack("6I", of_files, of_files, 0, 0, 0, 0)) == -1:
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def _shut_by_landlock(grant: Grant) -> None:

@@ -123,9 +123,12 @@ class Artefact:
 def left_by_maker(path: Path) -> Path:
     """Return the path of a file that a confined process left.
 
-    Raises RunFailed where it is a link, or anything else than a file of its own.
+    Raises RunFailed where it is missing, a link, or anything else than a file of its own.
     """
-    status = os.lstat(path)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError as error:
+        raise RunFailed(f"{path}: the process that was to write it left nothing") from error
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         raise RunFailed(f"{path}: the process that was to write it left something else than a file")
     return path

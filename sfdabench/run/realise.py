@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
 from sfdabench.confine import client
 from sfdabench.confine.client import Process, Usage
 from sfdabench.confine.lock import Lock
@@ -144,6 +146,19 @@ def _close(card: Card, work: Path, folder: Path) -> Artefact:
     return artefact
 
 
+class Made(BaseModel):
+    """What a maker says of a stage beside its weights; it is not trusted, so it is checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
+
+    composite: dict[str, Any] | None
+    curves: dict[str, list[float]]
+    notes: dict[str, float]
+    threads: PositiveInt
+    memory_format: str | None
+    peak_device_bytes: NonNegativeInt | None
+
+
 class _Making:
     """One stage while it is made, in the folder `work`."""
 
@@ -165,23 +180,27 @@ class _Making:
         """Have it made, its weights left in `work`, and describe it."""
         self.open.mkdir(parents=True, exist_ok=True)
         made, lock = self._made(used := Usage())
-        used.peak_device_bytes = made["peak_device_bytes"]
+        used.peak_device_bytes = made.peak_device_bytes
         usage.include(used)
         audited, points = self.grants.audited, self._points()
         spec = self.grants.spec
         weights = left_by_maker(self.open / WEIGHTS)
+        try:
+            content = content_hash(weights.read_bytes(), weights)
+        except BadInput as error:
+            raise RunFailed(str(error)) from error
         return Card(
             key=self.stage.key,
             stage=self.stage.plain(),
-            sha256=content_hash(weights.read_bytes(), weights),
-            composite=made["composite"],
+            sha256=content,
+            composite=made.composite,
             files={},
-            curves=made["curves"],
-            notes=made["notes"],
+            curves=made.curves,
+            notes=made.notes,
             seconds=used.seconds,
-            threads=made["threads"],
+            threads=made.threads,
             lock=lock,
-            memory_format=made["memory_format"],
+            memory_format=made.memory_format,
             protocols=tuple(spec.protocols) if spec is not None else (),
             points=tuple(
                 Point(stage=p["stage"], epoch=p["epoch"], file=p["file"]) for p in points.values()
@@ -190,7 +209,7 @@ class _Making:
             else (),
         )
 
-    def _made(self, used: Usage) -> tuple[Mapping[str, Any], Lock]:
+    def _made(self, used: Usage) -> tuple[Made, Lock]:
         stage, grants = self.stage, self.grants
         folders = {s.key: artefacts.place(self.cache, s) for s in stage.order[:-1]}
         arguments = {
@@ -212,15 +231,25 @@ class _Making:
             predictor = _Predictor(self, stack)
 
             def hear(message: Mapping[str, Any]) -> Any:
-                if "advance" in message:
-                    return advance(*message["advance"])
-                if "audit" in message:
-                    return predictor.wants(*message["audit"])
-                return predictor.predict(message["predict"])
+                match message:
+                    case {"advance": [int(done), int(total)]}:
+                        return advance(done, total)
+                    case {"audit": [int(loop), int(epoch), str(content)]}:
+                        return predictor.wants(loop, epoch, content)
+                    case {"predict": dict() | None as composite}:
+                        return predictor.predict(composite)
+                raise RunFailed(f"{stage.name} sent a message that means nothing: {[*message]}")
 
-            made = maker.result(hear)
+            result = maker.result(hear)
             used.include(maker.usage)
-            return made, maker.lock
+        try:
+            return Made.model_validate(result), maker.lock
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise RunFailed(
+                f"{stage.name} left a result that is none: {'.'.join(map(str, first['loc']))}: "
+                f"{first['msg']}"
+            ) from error
 
     def _points(self) -> dict[str, Any]:
         path = self.work / "audit.json"
@@ -251,13 +280,13 @@ class _Predictor:
 
     def wants(self, loop: int, epoch: int, content: str) -> bool:
         """Take note of an epoch; return whether its weights are to be handed over."""
-        name = f"{int(loop):02d}-{int(epoch):05d}"
+        name = f"{loop:02d}-{epoch:05d}"
         for later in [other for other in self.points if other >= name]:  # of a killed run
             del self.points[later]
         last = self.points[max(self.points)] if self.points else None
         known = last is not None and last["content"] == content
         file = last["file"] if known and last is not None else f"audit/{name}.zip"
-        point = {"stage": int(loop), "epoch": int(epoch), "file": file, "content": str(content)}
+        point = {"stage": loop, "epoch": epoch, "file": file, "content": content}
         self.waiting = (name, point)
         if known:
             self._keep()
