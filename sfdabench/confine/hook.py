@@ -33,6 +33,7 @@ PATHS = {
     "sqlite3.connect": 1,
 }  # event -> how many of its first arguments are paths
 LISTING = {"os.listdir", "os.scandir"}
+SIGNALS = {"os.kill", "os.killpg"}
 REFUSED = {
     **dict.fromkeys(("subprocess.Popen", "os.system", "os.exec", "os.spawn"), "started a process"),
     **dict.fromkeys(("os.posix_spawn", "os.startfile", "pty.spawn"), "started a process"),
@@ -75,13 +76,18 @@ def shut(grant: Grant) -> None:
         path = os.path.realpath(text)
         if ".." in text.replace(os.sep, "/").split("/"):
             breach(f"went up from a folder ({text})")
+        if not writes and not _exists(path):
+            return  # Python looks for a module in many places
         if not _below(path, write if writes else read):
             breach(f"opened {path}")
         if event not in LISTING and closed and _exists(path) and _identity(path) in closed:
             breach(f"opened {path} under another name")
 
     def on_event(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in REFUSED:
+        if event in SIGNALS:
+            if arguments[0] != os.getpid():
+                breach(f"sent a signal to another process ({event})")
+        elif event in REFUSED:
             breach(f"{REFUSED[event]} ({event})")
         elif event in PATHS:
             writes = event not in LISTING

@@ -21,12 +21,13 @@ import pytest
 from sfdabench.confine import client, lock
 from sfdabench.confine.grant import Grant
 from sfdabench.core import registry
+from sfdabench.core.errors import ContractBreach
 
 HOSTILE = Path(__file__).parent / "hostile"
 ATTACKS = HOSTILE / "attacks.py"
 SECRET = f"SFDA-SECRET-{secrets.token_hex(8)}"
 
-pytestmark = pytest.mark.skipif(lock.best() != "landlock", reason="this system has no Landlock")
+landlock = pytest.mark.skipif(lock.best() != "landlock", reason="this system has no Landlock")
 
 
 def names(table, namespace={}):  # noqa: B006  # read once
@@ -134,13 +135,15 @@ def without_lock(name, places):
     return json.loads(process.stdout)
 
 
-def confined(name, places):
+def confined(name, places, by="landlock"):
     """The reply to the same attack in a confined process, granted what a stage is granted."""
     grant = Grant(read=(Path(places["granted"]),), write=(Path(places["work"]),))
     arguments = {"name": name, "places": places}
     with open(places["secret"], "rb") as inherited:
         os.set_inheritable(inherited.fileno(), True)
-        return client.call("sfdabench_plugins.attacks:attempt", arguments, grant)
+        job = "sfdabench_plugins.attacks:attempt"
+        with client.process(job, arguments, grant, lock=by) as process:
+            return process.result()
 
 
 def has_loot(reply, places):
@@ -170,6 +173,7 @@ def opened_again_and_again(path):
         thread.join()
 
 
+@landlock
 @pytest.mark.parametrize("name", names("READS"))
 def test_nothing_closed_is_read(name, places):
     only_root(name)
@@ -184,6 +188,7 @@ def test_nothing_closed_is_read(name, places):
     assert has_loot(reply, places), f"the attack proves nothing: {reply}"
 
 
+@landlock
 @pytest.mark.parametrize("name", names("REACHES"))
 def test_no_other_process_is_reached(name, places):
     only_root(name)
@@ -210,6 +215,7 @@ def state(places):
     return files, mailboxes, ctypes.c_double.from_address(places["score"]).value
 
 
+@landlock
 @pytest.mark.parametrize("name", names("WRITES"))
 def test_nothing_outside_is_changed(name, places):
     before = state(places)
@@ -217,6 +223,24 @@ def test_nothing_outside_is_changed(name, places):
     assert state(places) == before, reply
     reply = without_lock(name, places)
     assert state(places) != before, f"the attack proves nothing: {reply}"
+
+
+@pytest.mark.parametrize("name", [*names("READS"), *names("REACHES"), *names("WRITES")])
+def test_the_audit_hook_stops_it_as_well(name, places):
+    """As far as it goes through Python; it is a fence, and native code can step over it."""
+    before = state(places)
+    received = []
+    handler = signal.signal(signal.SIGUSR1, lambda *_: received.append(1))
+    try:
+        reply = confined(name, places, by="audit hook")
+    except ContractBreach:
+        reply = {"loot": None}
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert not has_loot(reply, places)
+    assert name in names("READS") or reply["loot"] is None
+    assert state(places) == before
+    assert not received
 
 
 def test_no_secret_is_in_the_memory_that_it_was_forked_with():

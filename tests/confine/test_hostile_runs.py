@@ -151,7 +151,9 @@ def test_a_network_reads_no_label_while_it_predicts(prizes, go, tmp_path, sessio
     mailbox = [tmp_path / "images", Path.home() / "sfdabench-images", "/dev/shm/sfdabench-images"]
     mailbox += ["/tmp/sfdabench-images", session_cache / "stages" / "sfdabench-images"]
     # Its training may read the source's, and its predictions the target's images.
-    target = [p for p in everything(prizes) if "tiny_source" not in str(p) and "images" not in str(p)]
+    target = [
+        p for p in everything(prizes) if "tiny_source" not in str(p) and "images" not in str(p)
+    ]
     fields = {"target": target, "mailbox": mailbox}
     more = [f"{name}=" + "\n".join(map(str, paths)) for name, paths in fields.items()]
     record = go(source_settings=[*network, *more])

@@ -18,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 READS, WRITES, REACHES = {}, {}, {}
 ROOT = set()  # attacks that nobody but root can try
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def attack(table, *, root=False):
@@ -36,6 +36,12 @@ def attack(table, *, root=False):
     return register
 
 
+@cache
+def libc():
+    """The C library; the audit hook sees that it is opened."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def checked(value):
     """The return value of a C function. Raises OSError where it is -1."""
     if value == -1:
@@ -44,7 +50,7 @@ def checked(value):
 
 
 def system_call(number, *arguments):
-    return checked(libc.syscall(ctypes.c_long(number), *arguments))
+    return checked(libc().syscall(ctypes.c_long(number), *arguments))
 
 
 def read_descriptor(descriptor):
@@ -185,7 +191,7 @@ def exchange_two_files(places):
     mine = Path(places.work) / "mine"
     mine.write_bytes(b"")
     here, there = os.fsencode(mine), os.fsencode(places.secret)
-    checked(libc.renameat2(-100, here, -100, there, 2))  # RENAME_EXCHANGE
+    checked(libc().renameat2(-100, here, -100, there, 2))  # RENAME_EXCHANGE
     return mine.read_bytes()
 
 
@@ -202,15 +208,15 @@ def sqlite_attach(places):
 
 @attack(READS)
 def c_open(places):
-    return read_descriptor(checked(libc.open(os.fsencode(places.secret), os.O_RDONLY)))
+    return read_descriptor(checked(libc().open(os.fsencode(places.secret), os.O_RDONLY)))
 
 
 @attack(READS)
 def c_fopen(places):
-    libc.fopen.restype = ctypes.c_void_p
-    file = libc.fopen(os.fsencode(places.secret), b"rb")
+    libc().fopen.restype = ctypes.c_void_p
+    file = libc().fopen(os.fsencode(places.secret), b"rb")
     buffer = ctypes.create_string_buffer(100)
-    libc.fread(buffer, 1, 100, ctypes.c_void_p(file)) if file else checked(-1)
+    libc().fread(buffer, 1, 100, ctypes.c_void_p(file)) if file else checked(-1)
     return buffer.raw
 
 
@@ -233,9 +239,9 @@ def open_by_handle(places):
     handle = ctypes.create_string_buffer(struct.pack("Ii", 128, 0) + bytes(128))
     mount = ctypes.c_int()
     path = os.fsencode(places.secret)
-    checked(libc.name_to_handle_at(-100, path, handle, ctypes.byref(mount), 0))
+    checked(libc().name_to_handle_at(-100, path, handle, ctypes.byref(mount), 0))
     root = os.open(places.granted, os.O_RDONLY)
-    return read_descriptor(checked(libc.open_by_handle_at(root, handle, os.O_RDONLY)))
+    return read_descriptor(checked(libc().open_by_handle_at(root, handle, os.O_RDONLY)))
 
 
 # Other processes.
@@ -371,7 +377,7 @@ def read_the_parents_memory_by_system_call(places):
     remote = Vector(places.address, places.size)
     one = ctypes.c_ulong(1)
     checked(
-        libc.process_vm_readv(
+        libc().process_vm_readv(
             places.parent, ctypes.byref(local), one, ctypes.byref(remote), one, ctypes.c_ulong(0)
         )
     )
@@ -380,18 +386,18 @@ def read_the_parents_memory_by_system_call(places):
 
 @attack(READS)
 def trace_the_parent(places):
-    libc.ptrace.restype = ctypes.c_long
-    libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    libc().ptrace.restype = ctypes.c_long
+    libc().ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
     attach, peek, detach = 16, 2, 17
-    checked(libc.ptrace(attach, places.parent, None, None))
+    checked(libc().ptrace(attach, places.parent, None, None))
     try:
         os.waitpid(places.parent, 0x40000000)  # __WALL
         words = [
-            libc.ptrace(peek, places.parent, places.address + offset, None)
+            libc().ptrace(peek, places.parent, places.address + offset, None)
             for offset in range(0, places.size, 8)
         ]
     finally:
-        libc.ptrace(detach, places.parent, None, None)
+        libc().ptrace(detach, places.parent, None, None)
     return struct.pack(f"{len(words)}q", *words)
 
 
@@ -400,11 +406,13 @@ def trace_the_parent(places):
 
 @attack(READS, root=True)
 def bind_mount(places):
-    checked(libc.unshare(0x00020000))  # CLONE_NEWNS
-    checked(libc.mount(None, b"/", None, 0x44000, None))  # MS_REC | MS_PRIVATE
+    checked(libc().unshare(0x00020000))  # CLONE_NEWNS
+    checked(libc().mount(None, b"/", None, 0x44000, None))  # MS_REC | MS_PRIVATE
     inside = Path(places.work) / "inside"
     inside.mkdir()
-    checked(libc.mount(os.fsencode(Path(places.secret).parent), os.fsencode(inside), None, 4096, None))
+    checked(
+        libc().mount(os.fsencode(Path(places.secret).parent), os.fsencode(inside), None, 4096, None)
+    )
     return (inside / Path(places.secret).name).read_bytes()
 
 
@@ -416,17 +424,17 @@ def other_root_folder(places):
 
 @attack(READS)
 def own_user_namespace(places):
-    checked(libc.unshare(0x10000000))  # CLONE_NEWUSER
-    checked(libc.unshare(0x00020000))
+    checked(libc().unshare(0x10000000))  # CLONE_NEWUSER
+    checked(libc().unshare(0x00020000))
     return Path(places.secret).read_bytes()
 
 
 @attack(READS, root=True)
 def watch_what_others_open(places):
     """fanotify hands over descriptors of files that other processes open."""
-    group = checked(libc.fanotify_init(0, os.O_RDONLY))
+    group = checked(libc().fanotify_init(0, os.O_RDONLY))
     mark = ctypes.c_uint64(0x20)  # FAN_OPEN
-    checked(libc.fanotify_mark(group, 1, mark, -100, os.fsencode(places.secret)))
+    checked(libc().fanotify_mark(group, 1, mark, -100, os.fsencode(places.secret)))
     Path(places.work, "ready").touch()
     event = os.read(group, 24)
     return read_descriptor(struct.unpack("IBBHQii", event)[5])
@@ -564,7 +572,7 @@ def plant_bytecode(places):
 
 @attack(WRITES)
 def c_unlink(places):
-    checked(libc.unlink(os.fsencode(f"{places.outside}/record.json")))
+    checked(libc().unlink(os.fsencode(f"{places.outside}/record.json")))
 
 
 @attack(WRITES)

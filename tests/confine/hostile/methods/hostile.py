@@ -238,9 +238,9 @@ class Hostile(Method):
 
         for case in cases:
             if self.attack == "online_large":
-                yield {name: np.zeros((2, 30_000, 30_000), bool) for name in case}
+                yield {name: np.zeros((2, 3000, 3000), bool) for name in case}
             elif self.attack == "online_other_protocol":
-                yield {"forged": mask for mask in case.values()}
+                yield {f"{name}_forged": mask for name, mask in case.items()}
             elif self.attack == "online_one_class":
                 yield {name: mask[:1] for name, mask in case.items()}
             else:
