@@ -1,7 +1,11 @@
 """Whole runs of plug-ins that attack: a run is refused, or its score is the honest one."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -232,3 +236,24 @@ def test_honest_messages_pass(go, honest):
 def test_nothing_is_left(session_cache, out):
     assert not list(artefacts.root(session_cache).glob("hostile-*.work"))
     assert not list(out.rglob("*.work"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="is not root")
+def test_all_of_it_as_a_plain_user():
+    """The attacks of this file and of test_hostile.py, tried by nobody."""
+    nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+    with tempfile.TemporaryDirectory() as home:
+        os.chown(home, 65534, 65534)
+        environment = os.environ | {"HOME": home, "TMPDIR": home}
+        try:
+            subprocess.run([sys.executable, "-c", ""], check=True, cwd=home, **nobody)
+        except PermissionError:
+            pytest.skip("nobody else than root can start this interpreter")
+        files = [Path(__file__), Path(__file__).with_name("test_hostile.py")]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
+        process = subprocess.run(
+            command, cwd=home, env=environment, capture_output=True, text=True, **nobody
+        )
+    assert process.returncode == 0, process.stdout
+    assert " passed" in process.stdout
