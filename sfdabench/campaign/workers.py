@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
+from sfdabench.confine.client import SERVER, Server, forks
 from sfdabench.core import registry
 from sfdabench.run import artefacts
 from sfdabench.run.artefacts import CARD
@@ -102,16 +103,18 @@ def carry_out(
 ) -> Generator[Outcome, None, None]:
     """Each job's outcome as it ends; leaving the loop, by Ctrl-C too, stops what is running.
 
-    variables: added to the environment of the workers.
+    variables: added to the environment of the workers, and of the server that the confined
+        processes of all of them are forked from, so that torch is loaded once.
     """
     environment = {**os.environ, "SFDABENCH_PLUGINS": _plugins(), **variables}
     waiting = list(jobs)
     running: list[Worker] = []
+    server = Server(variables) if forks() else None
     try:
         while waiting or running:
             while len(running) < at_once and (job := next_job(waiting, running)):
                 waiting.remove(job)
-                running.append(Worker(job, environment))
+                running.append(Worker(job, environment, server))
             board.show(running, len(waiting))
             for worker in [w for w in running if w.process.poll() is not None]:
                 running.remove(worker)
@@ -125,6 +128,8 @@ def carry_out(
             worker.stop()
         for worker in running:
             worker.finish()
+        if server is not None:
+            server.stop()
 
 
 def next_job(waiting: Sequence[Job], running: Collection[Worker]) -> Job | None:
@@ -138,11 +143,17 @@ def _plugins() -> str:
 
 
 class Worker:
-    """A job's process; its output goes to files, so that no pipe can fill up and stall it."""
+    """A job's process; its output goes to files, so that no pipe can fill up and stall it.
 
-    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+    server: that its confined processes are forked from; its own where None.
+    """
+
+    def __init__(
+        self, job: Job, environment: dict[str, str], server: Server | None = None
+    ) -> None:
         self.job = job
         self.started = time.monotonic()
+        lent = [] if server is None else [server.lend()]
         with contextlib.ExitStack() as files:
             self._out = files.enter_context(tempfile.TemporaryFile())
             self._err = files.enter_context(tempfile.TemporaryFile())
@@ -151,7 +162,8 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=self._out,
                 stderr=self._err,
-                env=environment,
+                env=environment | {SERVER: str(descriptor) for descriptor in lent},
+                pass_fds=lent,
                 start_new_session=True,  # Ctrl-C reaches this process only, which stops its workers
             )
             self._files = files.pop_all()

@@ -157,20 +157,28 @@ def _death(job: str, code: int) -> Exception:
 
 
 class Server:
-    """The fork server as its clients see it; started when it is first needed."""
+    """The fork server as its clients see it; started when it is first needed.
 
-    def __init__(self) -> None:
+    variables: added to its environment.
+    """
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self.variables = variables or {}
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
     def start(self) -> None:
-        """Start it where it does not run yet; it loads torch while the caller goes on."""
+        """Start it where it does not run yet; it loads torch while the caller goes on.
+
+        A worker of a sweep uses the one that it inherited.
+        """
         if self._socket is not None and self._owner == os.getpid():
             return
         self._owner = os.getpid()
-        if SERVER in os.environ:
-            self._socket = socket.socket(fileno=os.dup(int(os.environ[SERVER])))
+        if descriptor := os.environ.pop(SERVER, None):  # if it is gone, the next is an own one
+            self._socket = socket.socket(fileno=int(descriptor))
+            self._socket.set_inheritable(False)
             return
         own, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
@@ -178,15 +186,19 @@ class Server:
             self._process = subprocess.Popen(
                 command,
                 pass_fds=[its.fileno()],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(_python_path())},
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), **self.variables},
                 start_new_session=True,  # Ctrl-C is for its clients, which end it
             )
         self._socket = own
         atexit.register(self.stop)
 
-    @property
-    def descriptor(self) -> int:
-        """The descriptor of its socket, to be inherited by other clients."""
+    def lend(self) -> int:
+        """Return the descriptor of its socket, for a process that is to inherit it as SERVER.
+
+        It is started anew where it was killed.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            self.stop()
         self.start()
         assert self._socket is not None
         return self._socket.fileno()
@@ -221,6 +233,7 @@ class Server:
             self._socket.close()
             self._socket = None
         if self._process is not None:
+            self._process.terminate()  # it may still be loading torch
             self._process.wait()
             self._process = None
 

@@ -49,6 +49,7 @@ class Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self.wake = wake
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # after `run` has ended its children
 
     def run(self) -> None:
         """Serve until nobody can ask any more."""
@@ -97,6 +98,7 @@ class Server:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setsid()
             _die_with_parent(parent)
             for name in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
