@@ -1,47 +1,52 @@
 """Runs in worker processes: one source model trained once, a crash a line, none left behind.
 
-A worker is `sfdabench run` itself, so that a segmentation fault or the kernel's memory killer takes
-one run with it and nothing else, and what it had saved is found by the next command.
+A worker does what `sfdabench run` does, in a process of its own, so that a segmentation fault or
+the kernel's memory killer takes one run with it and nothing else, and what it had saved is found by
+the next command. Workers are forked from a server that has the suite loaded, and all of them have
+their confined processes forked from another one, so that Python and torch are loaded once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import signal
-import subprocess
+import queue
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
-from sfdabench.confine.client import SERVER, Server, forks
-from sfdabench.core import registry
+from sfdabench.confine import client
+from sfdabench.confine.grant import Grant
+from sfdabench.core.errors import RunFailed
 from sfdabench.run import artefacts
 from sfdabench.run.artefacts import CARD
 from sfdabench.run.plan import Run
 from sfdabench.run.request import RunRequest
 
-POLL = 0.1  # seconds between looks at the workers
-GRACE = 10.0  # seconds a worker has to stop in before it is killed
+REDRAWN = 0.25  # seconds between looks at what the workers say
+WORK = "sfdabench.cli.run:work"
+PRELOADED = (
+    "sfdabench.cli.run",
+    "sfdabench.run.runner",
+    "sfdabench.report.scores",
+    "rich.progress",
+)
 
 
 def command(request: RunRequest, run: Run) -> tuple[str, ...]:
-    """A worker's command line for `run`, which `request` resolved to, but for its seed."""
-    flags = request.as_resolved(run).argv()
-    return (sys.executable, "-m", "sfdabench", "run", *flags, "--json", "--stop-with-stdin")
+    """The words behind `sfdabench` for `run`, which `request` resolved to, but for its seed."""
+    return ("run", *request.as_resolved(run).argv(), "--json")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One worker process.
+    """One run that a worker does.
 
-    command: says its progress on standard error and prints one JSON object, stops when its
-        standard input closes.
+    command: the words behind `sfdabench`; it prints one JSON object.
     makes: the cards of the stages that it is made of; of the jobs that share one that is not there,
         one goes first and the others wait.
     record: the file that it leaves.
@@ -99,37 +104,40 @@ def threads(at_once: int) -> dict[str, str]:
 
 
 def carry_out(
-    jobs: Sequence[Job], *, at_once: int, variables: Mapping[str, str], board: Board
+    jobs: Sequence[Job],
+    *,
+    at_once: int,
+    variables: Mapping[str, str],
+    board: Board,
+    servers: Servers | None = None,
+    work: str = WORK,
 ) -> Generator[Outcome, None, None]:
     """Each job's outcome as it ends; leaving the loop, by Ctrl-C too, stops what is running.
 
-    variables: added to the environment of the workers, and of the server that the confined
-        processes of all of them are forked from, so that torch is loaded once.
+    variables: added to the environment of the workers. servers: that they are forked from, which
+    may have been started before; they are ended. work: what a worker calls with the words of a job.
     """
-    environment = {**os.environ, "SFDABENCH_PLUGINS": _plugins(), **variables}
-    waiting = list(jobs)
-    running: list[Worker] = []
-    server = Server(variables) if forks() else None
+    waiting, running = list(jobs), list[Worker]()
+    ended: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    servers = servers or Servers(variables)
     try:
         while waiting or running:
             while len(running) < at_once and (job := next_job(waiting, running)):
                 waiting.remove(job)
-                running.append(Worker(job, environment, server))
+                running.append(Worker(job, variables, servers, work, ended))
             board.show(running, len(waiting))
-            for worker in [w for w in running if w.process.poll() is not None]:
-                running.remove(worker)
-                outcome = worker.outcome()
-                board.ended(outcome)
-                yield outcome
-            if running:
-                time.sleep(POLL)
+            try:
+                worker = ended.get(timeout=REDRAWN)
+            except queue.Empty:
+                continue
+            running.remove(worker)
+            outcome = worker.outcome()
+            board.ended(outcome)
+            yield outcome
     finally:
         for worker in running:
             worker.stop()
-        for worker in running:
-            worker.finish()
-        if server is not None:
-            server.stop()
+        servers.stop()
 
 
 def next_job(waiting: Sequence[Job], running: Collection[Worker]) -> Job | None:
@@ -138,35 +146,71 @@ def next_job(waiting: Sequence[Job], running: Collection[Worker]) -> Job | None:
     return next((job for job in waiting if making.isdisjoint(job.makes)), None)
 
 
-def _plugins() -> str:
-    return os.pathsep.join(map(str, registry.plugin_folders()))
+class Servers:
+    """What workers are forked from, and what their confined processes are; nothing elsewhere.
+
+    variables: added to the environment of both.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = variables
+        self.workers = client.Server(PRELOADED, variables)
+        self.confined = client.Server(variables=variables)
+
+    def start(self) -> None:
+        """Start them, so that they load their modules while the caller goes on."""
+        if client.forks():
+            self.workers.start()
+            self.confined.start()
+
+    def launch(self) -> tuple[client.Channel, client.Ending]:
+        """Start a process that waits for its order."""
+        if not client.forks():
+            return client.spawn(self.variables)
+        return self.workers.launch([self.confined.lend()])
+
+    def stop(self) -> None:
+        """End them, and all that was forked from them."""
+        self.workers.stop()
+        self.confined.stop()
 
 
 class Worker:
-    """A job's process; its output goes to files, so that no pipe can fill up and stall it.
+    """A job's process. What it says goes to a file, so that no pipe can fill up and stall it.
 
-    server: that its confined processes are forked from; its own where None.
+    ended: gets the worker when its process has ended.
     """
 
     def __init__(
-        self, job: Job, environment: dict[str, str], server: Server | None = None
+        self,
+        job: Job,
+        variables: Mapping[str, str],
+        servers: Servers,
+        work: str,
+        ended: queue.SimpleQueue[Worker],
     ) -> None:
-        self.job = job
+        self.job, self._ended = job, ended
         self.started = time.monotonic()
-        lent = [] if server is None else [server.lend()]
-        with contextlib.ExitStack() as files:
-            self._out = files.enter_context(tempfile.TemporaryFile())
-            self._err = files.enter_context(tempfile.TemporaryFile())
-            self.process = subprocess.Popen(
-                job.command,
-                stdin=subprocess.PIPE,
-                stdout=self._out,
-                stderr=self._err,
-                env=environment | {SERVER: str(descriptor) for descriptor in lent},
-                pass_fds=lent,
-                start_new_session=True,  # Ctrl-C reaches this process only, which stops its workers
+        self._answer: dict[str, Any] | Exception | None = None
+        self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  # closed by `outcome` and `stop`
+        words, log = list(job.command), self._log.name
+        arguments = {"words": words, "variables": dict(variables), "log": log}
+        try:
+            self.process = client.begin(
+                work, arguments, servers.launch(), grant=Grant(), threads=None, lock=None
             )
-            self._files = files.pop_all()
+        except BaseException:
+            self._log.close()
+            raise
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        try:
+            self._answer = self.process.result()
+        except Exception as error:
+            self._answer = error
+        self._ended.put(self)
 
     @property
     def seconds(self) -> float:
@@ -176,26 +220,26 @@ class Worker:
     @property
     def said(self) -> str:
         """Its last line of progress."""
-        lines = _tail(self._err).split("\n")
+        lines = _tail(self._log).split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def outcome(self) -> Outcome:
         """How it ended; only for a process that has."""
+        self._thread.join()
         ended = Outcome(self.job, self._reason(), self.seconds)
-        self.finish()
+        self._log.close()
         return ended
 
     def _reason(self) -> str | None:
-        code = self.process.returncode
-        if code < 0:
-            memory = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
-            last = f"; it last said: {self.said}" if self.said else ""
-            return f"the worker died of {signal.Signals(-code).name}{memory}{last}"
-        try:
-            answer: dict[str, Any] = json.loads(_tail(self._out))
-        except json.JSONDecodeError:
+        answer = self._answer
+        if isinstance(answer, (client.ProcessDied, RunFailed)):
+            return f"{answer}; it last said: {self.said}" if self.said else str(answer)
+        if isinstance(answer, Exception):
+            raise answer
+        assert answer is not None
+        if answer["status"] is None:
             last = self.said.removeprefix("sfdabench: ") or "it said nothing"
-            return f"the worker ended with exit code {code} and no result: {last}"
+            return f"exit code {answer['code']} and no result: {last}"
         if answer["status"] != "done":
             return answer["reason"]
         if not self.job.record.exists():
@@ -203,23 +247,14 @@ class Worker:
         return None
 
     def stop(self) -> None:
-        """Ask it to stop; all that it saved stays."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-    def finish(self) -> None:
-        """Wait until it has ended, kill it where it does not, and close what is open."""
-        self.stop()
-        try:
-            self.process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._files.close()
+        """End it; all that it saved stays."""
+        self.process.ending.kill()
+        self._thread.join()
+        self._log.close()
 
 
 def _tail(file: IO[bytes]) -> str:
-    """The end of a file that another process writes; the shared position is left alone."""
+    """The end of a file that another process writes."""
     descriptor = file.fileno()
     start = max(0, os.fstat(descriptor).st_size - 2**16)
     return os.pread(descriptor, 2**16, start).decode(errors="replace")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,22 +17,9 @@ from sfdabench.core.errors import BadInput
 from sfdabench.run.request import FLAGS, RunRequest
 
 if TYPE_CHECKING:
+    from sfdabench.confine.channel import Channel
     from sfdabench.run.plan import Run
     from sfdabench.store.records import Record
-
-
-def _stop_with_stdin(_: click.Context, __: click.Parameter, given: bool) -> None:
-    """Leave at once when standard input closes; no file is half written then."""
-    if not given:
-        return
-    import threading
-
-    def wait() -> None:
-        while os.read(0, 4096):
-            continue
-        os._exit(130)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 @click.command()
@@ -39,13 +29,6 @@ def _stop_with_stdin(_: click.Context, __: click.Parameter, given: bool) -> None
 )
 @click.option("--force", is_flag=True, help="Adapt and score again; source stages stay.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a run.")
-@click.option(
-    "--stop-with-stdin",
-    is_flag=True,
-    hidden=True,  # of the workers of `sweep` and `regress`, which must not outlive them
-    expose_value=False,
-    callback=_stop_with_stdin,
-)
 @options.plugins
 def run(request: RunRequest, seeds: int, force: bool, as_json: bool) -> int:
     """Adapt a source model to a task's target, score it, and keep a record.
@@ -107,3 +90,28 @@ def _unadapted(record: Record, run: Run) -> Record | None:
     except BadInput as error:
         click.echo(f"sfdabench: {error}; no unadapted scores to compare with", err=True)
         return None
+
+
+def work(
+    channel: Channel | None, words: list[str], variables: dict[str, str], log: str
+) -> dict[str, Any]:
+    """Do what `sfdabench WORDS` does, for one run, in a worker of a sweep (a job).
+
+    variables: of its environment. log: the file that gets what it says. Returns the exit code, and
+    the status and the reason that the command prints as JSON, None where it prints nothing.
+    """
+    from sfdabench import cli
+
+    with open(log, "ab") as file:  # noqa: PTH123  # a descriptor that stays
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ |= variables
+    sys.argv = ["sfdabench", *words]
+    printed, code = io.StringIO(), None
+    with contextlib.redirect_stdout(printed):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    answer = json.loads(printed.getvalue() or "{}")
+    return {"code": code, "status": answer.get("status"), "reason": answer.get("reason")}

@@ -49,11 +49,13 @@ def sweep(
     """
     from sfdabench.campaign.board import board
     from sfdabench.campaign.sweep import plan, results
-    from sfdabench.campaign.workers import carry_out, threads
+    from sfdabench.campaign.workers import Servers, carry_out, threads
     from sfdabench.core.progress import Progress
     from sfdabench.report import plans
 
-    progress = Progress()
+    progress, servers = Progress(), Servers(threads(jobs))
+    if not dry_run:
+        servers.start()  # they load what they need while the runs are planned
     planned = plan(
         benchmark, request, seeds=seeds, tasks=tasks, retry_failed=retry_failed, progress=progress
     )
@@ -68,7 +70,9 @@ def sweep(
     if not dry_run and planned.jobs:
         share = threads(min(jobs, len(planned.jobs)))
         with board(len(planned.jobs)) as display:
-            outcomes = carry_out(planned.jobs, at_once=jobs, variables=share, board=display)
+            outcomes = carry_out(
+                planned.jobs, at_once=jobs, variables=share, board=display, servers=servers
+            )
             try:
                 with contextlib.closing(outcomes):
                     for outcome in outcomes:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import IO, Any
 
+SERVER = "SFDABENCH_SERVER"  # variable: the descriptor of the server that a worker was lent
 LONGEST = 64 * 2**20  # bytes of one message; a child must not fill its parent's memory
 
 

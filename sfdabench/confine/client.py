@@ -11,19 +11,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from sfdabench.confine.channel import Channel, Closed
+from sfdabench.confine.channel import SERVER, Channel, Closed
 from sfdabench.confine.child import raised
 from sfdabench.confine.grant import Grant
 from sfdabench.confine.lock import Lock, best
 from sfdabench.core import registry
+from sfdabench.core.code import GROUPS, shared_code
 from sfdabench.core.errors import ContractBreach, ForeignCode, RunFailed
 
-SERVER = "SFDABENCH_SERVER"  # the descriptor of a server's socket, for the workers of a sweep
+PRELOADED = (
+    *("torch", "torch.optim", "torch._dynamo", "torch.utils.deterministic"),
+    *("sfdabench.run.making", "sfdabench.run.predicting"),
+)  # by the time that they are needed, the parent has prepared the data
 Hear = Callable[[Mapping[str, Any]], Any]
 
 
@@ -69,7 +73,7 @@ class Process:
 
     job: str
     channel: Channel
-    lock: Lock
+    lock: Lock | None
     ending: Ending
     usage: Usage = field(default_factory=Usage)
     over: bool = False
@@ -157,21 +161,25 @@ def _death(job: str, code: int) -> Exception:
 
 
 class Server:
-    """The fork server as its clients see it; started when it is first needed.
+    """A fork server as its clients see it; started when it is first needed.
 
-    variables: added to its environment.
+    preloaded: modules that it imports. variables: added to its environment.
     """
 
-    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
-        self.variables = variables or {}
+    def __init__(
+        self,
+        preloaded: Sequence[str] = PRELOADED,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.preloaded, self.variables = preloaded, variables or {}
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
     def start(self) -> None:
-        """Start it where it does not run yet; it loads torch while the caller goes on.
+        """Start it where it does not run yet; it loads its modules while the caller goes on.
 
-        A worker of a sweep uses the one that it inherited.
+        A worker of a sweep uses the one that it was lent.
         """
         if self._socket is not None and self._owner == os.getpid():
             return
@@ -184,7 +192,7 @@ class Server:
         with its:
             command = [sys.executable, "-m", "sfdabench.confine.server", str(its.fileno())]
             self._process = subprocess.Popen(
-                command,
+                [*command, *self.preloaded],
                 pass_fds=[its.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), **self.variables},
                 start_new_session=True,  # Ctrl-C is for its clients, which end it
@@ -193,7 +201,7 @@ class Server:
         atexit.register(self.stop)
 
     def lend(self) -> int:
-        """Return the descriptor of its socket, for a process that is to inherit it as SERVER.
+        """Return the descriptor of its socket, for `launch` of another server.
 
         It is started anew where it was killed.
         """
@@ -203,16 +211,20 @@ class Server:
         assert self._socket is not None
         return self._socket.fileno()
 
-    def launch(self) -> tuple[Channel, Ending]:
-        """Fork a process; return the channel to it, and its ending."""
+    def launch(self, lent: Sequence[int] = ()) -> tuple[Channel, Ending]:
+        """Fork a process; return the channel to it, and its ending.
+
+        lent: the socket of the server that its own processes are to be forked from, if any.
+        """
         own, its = socket.socketpair()
         status, its_status = socket.socketpair()
+        descriptors = [its.fileno(), its_status.fileno(), *lent]
         try:
             for again in (True, False):
                 self.start()
                 assert self._socket is not None
                 try:
-                    socket.send_fds(self._socket, [b"job"], [its.fileno(), its_status.fileno()])
+                    socket.send_fds(self._socket, [b"job"], descriptors)
                     break
                 except (BrokenPipeError, ConnectionResetError):
                     self.stop()  # it was killed since: another one is started, once
@@ -280,13 +292,13 @@ def _python_path() -> list[str]:
     return [entry for entry in sys.path if entry and Path(entry).is_dir()]
 
 
-def _spawn() -> tuple[Channel, Ending]:
+def spawn(variables: Mapping[str, str] | None = None) -> tuple[Channel, Ending]:
     """Start a fresh interpreter: the child of a system that cannot fork safely."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sfdabench.confine.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(_python_path())},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path()), **(variables or {})},
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -303,7 +315,7 @@ def forks() -> bool:
 
 def launch() -> tuple[Channel, Ending]:
     """Start a process that waits for its order."""
-    return server.launch() if forks() else _spawn()
+    return server.launch() if forks() else spawn()
 
 
 def prepare() -> None:
@@ -327,24 +339,38 @@ def process(
     its default. lock: the strongest of this machine where None.
     """
     chosen = lock or best()
-    channel, ending = launch()
-    running = Process(f"the job {job.rpartition(':')[2]}", channel, chosen, ending)
+    running = begin(job, arguments, launch(), grant=grant, threads=threads, lock=chosen)
+    try:
+        yield running
+    finally:
+        if not running.over:
+            with contextlib.suppress(ProcessDied):
+                running.stop()
+
+
+def begin(
+    job: str,
+    arguments: Mapping[str, Any],
+    launched: tuple[Channel, Ending],
+    *,
+    grant: Grant,
+    threads: int | None,
+    lock: Lock | None,
+) -> Process:
+    """Give a process its order: a job of ours, which no lock confines, where `lock` is None."""
+    channel, ending = launched
     order = {
         "job": job,
         "arguments": dict(arguments),
         "grant": grant.plain(),
         "plugins": list(map(str, registry.plugin_folders())),
         "threads": threads,
-        "lock": chosen,
+        "lock": lock,
+        "code": shared_code(*GROUPS),
     }
-    try:
-        with contextlib.suppress(Closed):  # its end says why
-            channel.send(order)
-        yield running
-    finally:
-        if not running.over:
-            with contextlib.suppress(ProcessDied):
-                running.stop()
+    with contextlib.suppress(Closed):  # its end says why
+        channel.send(order)
+    return Process(f"the job {job.rpartition(':')[2]}", channel, lock, ending)
 
 
 def call(

@@ -1,4 +1,4 @@
-"""The server that confined processes are forked from: it has torch loaded and has seen no label.
+"""A server that processes are forked from; that of confined ones has loaded torch and no label.
 
 It starts no thread and computes nothing, so that a fork of it is a fresh process that need not
 import anything. Its children die with it, and it ends when the last process that can ask it does.
@@ -19,14 +19,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfdabench.confine.channel import Channel
+from sfdabench.confine.channel import SERVER, Channel
 from sfdabench.confine.child import serve
 from sfdabench.confine.lock import abi
+from sfdabench.core.code import GROUPS, shared_code
 
-PRELOADED = (
-    *("torch", "torch.optim", "torch._dynamo", "torch.utils.deterministic"),
-    *("sfdabench.run.making", "sfdabench.run.predicting"),
-)  # by the time that they are needed, the parent has prepared the data
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36  # <sys/prctl.h>
 
 
@@ -39,7 +36,9 @@ class _Child:
 
 
 class Server:
-    """Forks a process for each pair of descriptors that it is sent: a channel, and a status."""
+    """Forks a process for each set of descriptors that it is sent: a channel, a status, and perhaps
+    the socket of another server, which the process may use.
+    """
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -80,19 +79,20 @@ class Server:
         return True
 
     def _accept(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self.control, 16, 2)
+        data, descriptors, _, _ = socket.recv_fds(self.control, 16, 3)
         if not data:
             return False
-        channel, status = descriptors
+        channel, status, *lent = descriptors
         own, started = os.getpid(), time.monotonic()
         pid = os.fork()
         if pid == 0:
-            self._become(channel, own)
-        os.close(channel)
+            self._become(channel, lent, own)
+        for descriptor in (channel, *lent):
+            os.close(descriptor)
         self.children[pid] = _Child(pid, socket.socket(fileno=status), started)
         return True
 
-    def _become(self, channel: int, parent: int) -> None:
+    def _become(self, channel: int, lent: list[int], parent: int) -> None:
         """Be the child, and never return."""
         code = 1
         try:
@@ -102,9 +102,11 @@ class Server:
             os.setsid()
             _die_with_parent(parent)
             for name in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-                if name > 2 and name != channel:
+                if name > 2 and name not in (channel, *lent):
                     with contextlib.suppress(OSError):  # the listing's own descriptor
                         os.close(name)
+            if lent:
+                os.environ[SERVER] = str(lent[0])
             with socket.socket(fileno=channel) as own:
                 serve(Channel(own.makefile("rb"), own.makefile("wb")))
             code = 0
@@ -183,7 +185,7 @@ def _die_with_parent(parent: int) -> None:
 
 
 def main() -> None:
-    """Serve on the socket whose descriptor is the first argument."""
+    """Serve on the socket whose descriptor is the first argument; load the modules that follow."""
     from sfdabench.confine.allocator import keep_freed_memory
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
@@ -193,9 +195,12 @@ def main() -> None:
     _prctl(SET_CHILD_SUBREAPER, 1)
     abi()
     keep_freed_memory()
-    for name in PRELOADED:
+    shared_code(*GROUPS)  # of what is loaded now, whatever is edited later
+    for name in sys.argv[2:]:
         importlib.import_module(name)
-    Server(control).run()
+    with contextlib.suppress(SystemExit):  # of SIGTERM
+        Server(control).run()
+    os._exit(0)  # taking torch apart would take a second, for which the client waits
 
 
 if __name__ == "__main__":

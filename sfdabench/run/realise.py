@@ -209,7 +209,7 @@ class _Making:
             else (),
         )
 
-    def _made(self, used: Usage) -> tuple[Made, Lock]:
+    def _made(self, used: Usage) -> tuple[Made, Lock | None]:
         stage, grants = self.stage, self.grants
         folders = {s.key: artefacts.place(self.cache, s) for s in stage.order[:-1]}
         arguments = {
