@@ -5,9 +5,10 @@
 
 Each command is a new process, as a user starts it, with a cache of its own: wall seconds (the
 median of the rounds), CPU seconds (user and system, of the process and its children; the least of
-the rounds, which other work on the machine disturbs least) and peak memory. Absolute times hold for
-the machine in the heading only. With --against, another checkout runs each command in turn with
-this one, and `ratio` is the CPU time of this one over that of the other.
+the rounds, which other work on the machine disturbs least) and peak memory: of the largest process,
+and of all processes together (PSS, looked at every quarter of a second; Linux only). Absolute times
+hold for the machine in the heading only. With --against, another checkout runs each command in turn
+with this one, and `ratio` is the CPU time of this one over that of the other.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +34,46 @@ LIMITS = {"help": 0.2, "list": 0.2, "fresh": 50, "source cached": 20, "record ex
 
 @dataclass(frozen=True)
 class Timing:
-    """What one process took: wall and CPU seconds, and MiB of memory at its peak."""
+    """What a command took: wall and CPU seconds, and MiB of memory at its peak.
+
+    peak: of the largest process. together: of all at one time.
+    """
 
     wall: float
     cpu: float
     peak: float
+    together: float
+
+
+class Watch(threading.Thread):
+    """Looks at the memory of a process and all below it until it is told to stop."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.pid, self.peak, self.over = pid, 0.0, threading.Event()
+
+    def run(self) -> None:
+        """Keep the largest sum."""
+        while not self.over.wait(0.25):
+            self.peak = max(self.peak, sum(map(proportional_memory, family(self.pid))))
+
+
+def family(pid: int) -> list[int]:
+    """A process and all processes below it."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:  # it has ended since
+        return []
+    return [pid, *(other for child in children for other in family(int(child)))]
+
+
+def proportional_memory(pid: int) -> float:
+    """MiB of a process, of which it shares some with others: its part of these."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended since
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
 
 
 @dataclass
@@ -75,11 +112,15 @@ class Version:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        watch = Watch(process.pid)
+        watch.start()
         _, status, usage = os.wait4(process.pid, 0)
+        watch.over.set()
         if status:
             raise SystemExit(f"{self.root}: {' '.join(command)} failed")
         cpu = usage.ru_utime + usage.ru_stime
-        timing = Timing(time.monotonic() - start, cpu, usage.ru_maxrss / 1024)
+        seconds = time.monotonic() - start
+        timing = Timing(seconds, cpu, usage.ru_maxrss / 1024, watch.peak)
         self.timings.setdefault(case, []).append(timing)
 
 
@@ -92,7 +133,7 @@ def row(case: str, versions: list[Version]) -> dict[str, object]:
     mine = versions[0].timings[case]
     cells = {"case": case, "seconds": f"{wall[0]:.2f}", "limit": LIMITS[case]}
     cells |= {"cpu_seconds": f"{cpu[0]:.2f}", "peak_mib": f"{max(t.peak for t in mine):.0f}"}
-    cells |= {"rounds": len(mine)}
+    cells |= {"peak_mib_together": f"{max(t.together for t in mine):.0f}", "rounds": len(mine)}
     if len(versions) > 1:
         cells |= {"seconds_against": f"{wall[1]:.2f}", "cpu_seconds_against": f"{cpu[1]:.2f}"}
         cells |= {"ratio": f"{cpu[0] / cpu[1]:.2f}"}

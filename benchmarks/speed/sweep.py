@@ -4,10 +4,10 @@
     python benchmarks/speed/sweep.py --rounds 2 --against ../another-checkout
 
 Ten methods of few epochs, three seeds, on the phantom of refuge2rimone. Source models, phantoms and
-prepared data are made before. `runs` is the sum of the seconds that the records say (`seconds.total`:
-from the data to the scores); `ratio` is the wall time of the sweep over that sum divided by the
-number of jobs. 1.0 would mean that planning, starting of processes, loading of torch and waiting for
-the last run cost nothing. With --against, another checkout sweeps in turn with this one.
+prepared data are made before. `runs_seconds` is the sum of the seconds that the records say
+(`seconds.total`: from the data to the scores); `ratio` is the wall time of the sweep over that sum
+divided by the number of jobs. 1.0 would mean that planning, starting of processes, loading of torch
+and waiting for the last run cost nothing. With --against, another checkout sweeps in turn.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from sfdabench.campaign.reference import (
     Score,
     Tier,
 )
-from sfdabench.campaign.workers import Job, Outcome, carry_out
+from sfdabench.campaign.workers import Job, Outcome, Servers, carry_out
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.files import atomic
@@ -319,12 +319,18 @@ def measure(
                 trained.add(task, run, seeds=found.tolerance.seeds if renew else 1)
             else:
                 adapted.add(task, run, seeds=1)
-        with board(len(trained.runs) + len(adapted.runs)) as shown:
-            one_thread = {"OMP_NUM_THREADS": str(THREADS)}
+        one_thread = {"OMP_NUM_THREADS": str(THREADS)}
+        with board(len(trained.runs) + len(adapted.runs)) as shown, Servers(one_thread) as servers:
 
             def carried_out(planned: _Plan) -> list[Outcome]:
                 return list(
-                    carry_out(list(planned.runs), at_once=jobs, variables=one_thread, board=shown)
+                    carry_out(
+                        list(planned.runs),
+                        at_once=jobs,
+                        variables=one_thread,
+                        board=shown,
+                        servers=servers,
+                    )
                 )
 
             outcomes, sources = carried_out(trained), dict(shipped)

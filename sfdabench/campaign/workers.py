@@ -8,6 +8,7 @@ their confined processes forked from another one, so that Python and torch are l
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import sys
@@ -17,10 +18,9 @@ import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 from sfdabench.confine import client
-from sfdabench.confine.grant import Grant
 from sfdabench.core.errors import RunFailed
 from sfdabench.run import artefacts
 from sfdabench.run.artefacts import CARD
@@ -28,12 +28,10 @@ from sfdabench.run.plan import Run
 from sfdabench.run.request import RunRequest
 
 REDRAWN = 0.25  # seconds between looks at what the workers say
-WORK = "sfdabench.cli.run:work"
+CALL = "sfdabench.cli:main"
 PRELOADED = (
-    "sfdabench.cli.run",
-    "sfdabench.run.runner",
-    "sfdabench.report.scores",
-    "rich.progress",
+    *("sfdabench.campaign.work", "sfdabench.cli.run"),
+    *("sfdabench.run.runner", "sfdabench.report.scores"),
 )
 
 
@@ -109,22 +107,19 @@ def carry_out(
     at_once: int,
     variables: Mapping[str, str],
     board: Board,
-    servers: Servers | None = None,
-    work: str = WORK,
+    servers: Servers,
 ) -> Generator[Outcome, None, None]:
     """Each job's outcome as it ends; leaving the loop, by Ctrl-C too, stops what is running.
 
-    variables: added to the environment of the workers. servers: that they are forked from, which
-    may have been started before; they are ended. work: what a worker calls with the words of a job.
+    variables: added to the environment of the workers. servers: that they are forked from.
     """
     waiting, running = list(jobs), list[Worker]()
     ended: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-    servers = servers or Servers(variables)
     try:
         while waiting or running:
             while len(running) < at_once and (job := next_job(waiting, running)):
                 waiting.remove(job)
-                running.append(Worker(job, variables, servers, work, ended))
+                running.append(Worker(job, variables, servers, ended))
             board.show(running, len(waiting))
             try:
                 worker = ended.get(timeout=REDRAWN)
@@ -137,7 +132,6 @@ def carry_out(
     finally:
         for worker in running:
             worker.stop()
-        servers.stop()
 
 
 def next_job(waiting: Sequence[Job], running: Collection[Worker]) -> Job | None:
@@ -149,13 +143,24 @@ def next_job(waiting: Sequence[Job], running: Collection[Worker]) -> Job | None:
 class Servers:
     """What workers are forked from, and what their confined processes are; nothing elsewhere.
 
-    variables: added to the environment of both.
+    They end with the block that they are given to. variables: added to the environment of both.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self.variables = variables
         self.workers = client.Server(PRELOADED, variables)
         self.confined = client.Server(variables=variables)
+        self._logs = tempfile.TemporaryDirectory()
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End them, and all that was forked from them."""
+        self.workers.stop()
+        self.confined.stop()
+        self._logs.cleanup()
 
     def start(self) -> None:
         """Start them, so that they load their modules while the caller goes on."""
@@ -169,10 +174,11 @@ class Servers:
             return client.spawn(self.variables)
         return self.workers.launch([self.confined.lend()])
 
-    def stop(self) -> None:
-        """End them, and all that was forked from them."""
-        self.workers.stop()
-        self.confined.stop()
+    def new_log(self) -> Path:
+        """Return an empty file for what a worker says."""
+        path = Path(self._logs.name, f"{next(self._numbers)}.log")
+        path.touch()
+        return path
 
 
 class Worker:
@@ -186,22 +192,17 @@ class Worker:
         job: Job,
         variables: Mapping[str, str],
         servers: Servers,
-        work: str,
         ended: queue.SimpleQueue[Worker],
     ) -> None:
         self.job, self._ended = job, ended
         self.started = time.monotonic()
+        self._log = servers.new_log()
         self._answer: dict[str, Any] | Exception | None = None
-        self._log = tempfile.NamedTemporaryFile()  # noqa: SIM115  # closed by `outcome` and `stop`
-        words, log = list(job.command), self._log.name
-        arguments = {"words": words, "variables": dict(variables), "log": log}
-        try:
-            self.process = client.begin(
-                work, arguments, servers.launch(), grant=Grant(), threads=None, lock=None
-            )
-        except BaseException:
-            self._log.close()
-            raise
+        order: dict[str, Any] = {"call": CALL, "words": job.command, "log": str(self._log)}
+        order["variables"] = dict(variables)
+        self.process = client.begin(
+            "the worker", "sfdabench.campaign.work:run", order, servers.launch()
+        )
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._thread.start()
 
@@ -220,15 +221,15 @@ class Worker:
     @property
     def said(self) -> str:
         """Its last line of progress."""
-        lines = _tail(self._log).split("\n")
+        with self._log.open("rb") as file:
+            file.seek(max(0, self._log.stat().st_size - 2**16))
+            lines = file.read().decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def outcome(self) -> Outcome:
         """How it ended; only for a process that has."""
         self._thread.join()
-        ended = Outcome(self.job, self._reason(), self.seconds)
-        self._log.close()
-        return ended
+        return Outcome(self.job, self._reason(), self.seconds)
 
     def _reason(self) -> str | None:
         answer = self._answer
@@ -239,7 +240,7 @@ class Worker:
         assert answer is not None
         if answer["status"] is None:
             last = self.said.removeprefix("sfdabench: ") or "it said nothing"
-            return f"exit code {answer['code']} and no result: {last}"
+            return f"the worker ended with exit code {answer['code']} and no result: {last}"
         if answer["status"] != "done":
             return answer["reason"]
         if not self.job.record.exists():
@@ -250,11 +251,3 @@ class Worker:
         """End it; all that it saved stays."""
         self.process.ending.kill()
         self._thread.join()
-        self._log.close()
-
-
-def _tail(file: IO[bytes]) -> str:
-    """The end of a file that another process writes."""
-    descriptor = file.fileno()
-    start = max(0, os.fstat(descriptor).st_size - 2**16)
-    return os.pread(descriptor, 2**16, start).decode(errors="replace")

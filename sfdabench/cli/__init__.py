@@ -82,10 +82,10 @@ def cli() -> None:
 def main() -> None:
     """Run the command line and exit: 0 done, 1 something failed, 2 bad input, 130 interrupted."""
     # Threads that wait actively for a core that another process holds make every operator ten
-    # to a hundred times slower, threads that sleep at once a third; so they spin for some 50 us.
-    # OpenMP reads this once, when torch is first imported.
+    # to a hundred times slower, threads that sleep at once a third; so they spin for some 0.1 ms.
+    # OpenMP reads this once, when torch is first imported. Measured in benchmarks/speed/README.md.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         with in_use():
             code = cli.main(standalone_mode=False)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
-import os
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,7 +13,6 @@ from sfdabench.core.errors import BadInput
 from sfdabench.run.request import FLAGS, RunRequest
 
 if TYPE_CHECKING:
-    from sfdabench.confine.channel import Channel
     from sfdabench.run.plan import Run
     from sfdabench.store.records import Record
 
@@ -90,28 +85,3 @@ def _unadapted(record: Record, run: Run) -> Record | None:
     except BadInput as error:
         click.echo(f"sfdabench: {error}; no unadapted scores to compare with", err=True)
         return None
-
-
-def work(
-    channel: Channel | None, words: list[str], variables: dict[str, str], log: str
-) -> dict[str, Any]:
-    """Do what `sfdabench WORDS` does, for one run, in a worker of a sweep (a job).
-
-    variables: of its environment. log: the file that gets what it says. Returns the exit code, and
-    the status and the reason that the command prints as JSON, None where it prints nothing.
-    """
-    from sfdabench import cli
-
-    with open(log, "ab") as file:  # noqa: PTH123  # a descriptor that stays
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ |= variables
-    sys.argv = ["sfdabench", *words]
-    printed, code = io.StringIO(), None
-    with contextlib.redirect_stdout(printed):
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-    answer = json.loads(printed.getvalue() or "{}")
-    return {"code": code, "status": answer.get("status"), "reason": answer.get("reason")}

@@ -53,32 +53,36 @@ def sweep(
     from sfdabench.core.progress import Progress
     from sfdabench.report import plans
 
-    progress, servers = Progress(), Servers(threads(jobs))
-    if not dry_run:
-        servers.start()  # they load what they need while the runs are planned
-    planned = plan(
-        benchmark, request, seeds=seeds, tasks=tasks, retry_failed=retry_failed, progress=progress
-    )
-    if not as_json:
-        click.echo(plans.sweep(planned))
-    progress.say(planned.forecast(jobs))
-    for problem in planned.problems:
-        progress.say(problem)
-
+    progress = Progress()
     ended: list[Outcome] = []
     interrupted = False
-    if not dry_run and planned.jobs:
-        share = threads(min(jobs, len(planned.jobs)))
-        with board(len(planned.jobs)) as display:
-            outcomes = carry_out(
-                planned.jobs, at_once=jobs, variables=share, board=display, servers=servers
-            )
-            try:
-                with contextlib.closing(outcomes):
-                    for outcome in outcomes:
-                        ended.append(outcome)
-            except KeyboardInterrupt:
-                interrupted = True
+    with Servers(threads(jobs)) as servers:
+        if not dry_run:
+            servers.start()  # they load what they need while the runs are planned
+        planned = plan(
+            benchmark,
+            request,
+            seeds=seeds,
+            tasks=tasks,
+            retry_failed=retry_failed,
+            progress=progress,
+        )
+        if not as_json:
+            click.echo(plans.sweep(planned))
+        progress.say(planned.forecast(jobs))
+        for problem in planned.problems:
+            progress.say(problem)
+        if not dry_run and planned.jobs:
+            share = threads(min(jobs, len(planned.jobs)))
+            with board(len(planned.jobs)) as display:
+                outcomes = carry_out(
+                    planned.jobs, at_once=jobs, variables=share, board=display, servers=servers
+                )
+                try:
+                    with contextlib.closing(outcomes):
+                        ended.extend(outcomes)
+                except KeyboardInterrupt:
+                    interrupted = True
     result = results(planned, ended)
     if as_json:
         click.echo(json.dumps(result))

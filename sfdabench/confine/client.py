@@ -339,7 +339,8 @@ def process(
     its default. lock: the strongest of this machine where None.
     """
     chosen = lock or best()
-    running = begin(job, arguments, launch(), grant=grant, threads=threads, lock=chosen)
+    name = f"the job {job.rpartition(':')[2]}"
+    running = begin(name, job, arguments, launch(), grant=grant, threads=threads, lock=chosen)
     try:
         yield running
     finally:
@@ -349,20 +350,24 @@ def process(
 
 
 def begin(
+    name: str,
     job: str,
     arguments: Mapping[str, Any],
     launched: tuple[Channel, Ending],
     *,
-    grant: Grant,
-    threads: int | None,
-    lock: Lock | None,
+    grant: Grant | None = None,
+    threads: int | None = None,
+    lock: Lock | None = None,
 ) -> Process:
-    """Give a process its order: a job of ours, which no lock confines, where `lock` is None."""
+    """Give a process its order. A job without a lock is code of ours, which nothing confines.
+
+    name: what messages call it.
+    """
     channel, ending = launched
     order = {
         "job": job,
         "arguments": dict(arguments),
-        "grant": grant.plain(),
+        "grant": (grant or Grant()).plain(),
         "plugins": list(map(str, registry.plugin_folders())),
         "threads": threads,
         "lock": lock,
@@ -370,7 +375,7 @@ def begin(
     }
     with contextlib.suppress(Closed):  # its end says why
         channel.send(order)
-    return Process(f"the job {job.rpartition(':')[2]}", channel, lock, ending)
+    return Process(name, channel, lock, ending)
 
 
 def call(

@@ -1,7 +1,6 @@
 """Workers that need no torch: they write the record, or die, as a test tells them."""
 
 import json
-import sys
 
 import pytest
 
@@ -9,6 +8,7 @@ from sfdabench.run import artefacts
 from sfdabench.run.artefacts import CARD, Card
 from sfdabench.store import records
 
+STAND_IN = "sfdabench_plugins.workers:main"  # runs the first word as Python
 WORKER = """
 import json, os, shutil, sys
 from pathlib import Path
@@ -23,6 +23,12 @@ for made, place in ((card, source), (record, path)):
 record = json.loads(Path(record).read_text())
 print(json.dumps({"status": record["status"], "reason": record["reason"]}))
 """
+
+
+@pytest.fixture
+def python_workers(monkeypatch):
+    """Workers run the first word of their command as Python, in place of `sfdabench`."""
+    monkeypatch.setattr("sfdabench.campaign.workers.CALL", STAND_IN)
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def record_of(make_record):
 
 
 @pytest.fixture
-def tell(monkeypatch, tmp_path, record_of):
+def tell(monkeypatch, tmp_path, record_of, python_workers):
     """tell({"cbmt 0": {"signal": 9}}): what the worker of this method and seed does or records.
 
     It leaves the card of its source stage too, as a worker does that trained it.
@@ -61,7 +67,7 @@ def tell(monkeypatch, tmp_path, record_of):
         )
         source = artefacts.place(run.cache, run.source) / CARD
         words = (json.dumps(of_run), record, run.record_path, card / CARD, source)
-        return (sys.executable, "-c", WORKER, *map(str, words))
+        return (WORKER, *map(str, words))
 
     def tell(what):
         told.clear()

@@ -357,7 +357,7 @@ def test_failures_are_recorded_kept_and_retried(mini, tell, sfdabench):
     code, text, err = sfdabench(*command, "--jobs", 2, "--json")
     assert code == 1
     assert counts(text) == {"done": 3, "found": 0, "failed": 2, "not run": 1}
-    assert sum("died of SIGKILL" in line for line in err.splitlines()) == 1
+    assert sum("the worker was killed" in line for line in err.splitlines()) == 1
     assert "[5/5]" in err
     reasons = {run["method"]: run["reason"] for run in json.loads(text)["runs"]}
     assert reasons["adabn"] == "ValueError: oops"
@@ -424,7 +424,7 @@ def test_ctrl_c_is_exit_130_and_the_rest_is_not_run(mini, tell, sfdabench, monke
 def test_the_cores_are_shared_by_what_there_is_to_run(mini, sfdabench, monkeypatch):
     given = []
 
-    def carry_out(jobs, *, at_once, variables, board):
+    def carry_out(jobs, *, at_once, variables, board, servers):
         given.append((at_once, variables["OMP_NUM_THREADS"]))
         yield from ()
 
@@ -437,11 +437,9 @@ def test_the_cores_are_shared_by_what_there_is_to_run(mini, sfdabench, monkeypat
     assert given == [(8, "8"), (2, "20")], "five runs"
 
 
-def test_a_worker_without_a_record_has_failed(mini, sfdabench, monkeypatch):
-    monkeypatch.setattr(
-        "sfdabench.campaign.workers.command",
-        lambda *_: (sys.executable, "-c", 'print(\'{"status": "done"}\')'),
-    )
+def test_a_worker_without_a_record_has_failed(mini, sfdabench, monkeypatch, python_workers):
+    done = ('print(\'{"status": "done"}\')',)
+    monkeypatch.setattr("sfdabench.campaign.workers.command", lambda *_: done)
     flags = ("--task", "tiny", "--seeds", 1, "--out", mini.parent / "out")
     code, text, _ = sfdabench("sweep", mini, *flags)
     assert code == 1
@@ -472,12 +470,12 @@ def test_a_killed_sweep_takes_its_worker_along_and_goes_on(mini, sfdabench):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not (work / "stage-0.safetensors").exists():
+    while process.poll() is None and not (work / "open" / "stage-0.safetensors").exists():
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
     with FileLock(f"{source}.lock", timeout=30):
-        assert (work / "stage-0.safetensors").exists(), "stopped, with what it had saved"
+        assert (work / "open" / "stage-0.safetensors").exists(), "stopped, with what it had saved"
     code, text, err = sfdabench(*command)
     assert code == 0, err
     assert counts(text) == {"done": 1, "found": 0, "failed": 0, "not run": 0}

@@ -3,30 +3,35 @@
 import dataclasses
 import io
 import os
+import queue
+import signal
 import sys
-import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
-from sfdabench.campaign import workers
 from sfdabench.campaign.board import Lines, Live, board, line
 from sfdabench.campaign.workers import (
     Job,
     Outcome,
+    Servers,
     Worker,
     carry_out,
     command,
     next_job,
     threads,
 )
+from sfdabench.confine import client
 from sfdabench.core import registry
 from sfdabench.report.units import duration
 from sfdabench.run import artefacts
 from sfdabench.run.request import RunRequest
 
 DONE = 'print(\'{"status": "done"}\')'
-STOPS = "import os\nwhile os.read(0, 1): pass"
+SLEEPS = "import time; time.sleep(100)"
+
+pytestmark = pytest.mark.usefixtures("python_workers")
 
 
 def job(tmp_path, code, seed=0, makes="a"):
@@ -34,11 +39,14 @@ def job(tmp_path, code, seed=0, makes="a"):
     record = tmp_path / "record.json"
     record.touch()
     cards = tuple(tmp_path / letter for letter in makes)
-    return Job("tiny", "cbmt", seed, (sys.executable, "-c", code), cards, record)
+    return Job("tiny", "cbmt", seed, (code,), cards, record)
 
 
-def go(jobs, at_once=1):
-    return list(carry_out(jobs, at_once=at_once, variables={}, board=Lines(len(jobs))))
+def go(jobs, at_once=1, board=None, **variables):
+    board = board or Lines(len(jobs))
+    with Servers(variables) as servers:
+        named = {"at_once": at_once, "variables": variables, "board": board, "servers": servers}
+        return list(carry_out(jobs, **named))
 
 
 @pytest.mark.parametrize(
@@ -54,8 +62,8 @@ def go(jobs, at_once=1):
         (
             "import os, sys; print('source training: 3/8', file=sys.stderr, flush=True);"
             "os.kill(os.getpid(), 9)",
-            "died of SIGKILL, as the system does when memory runs out; "
-            "it last said: source training: 3/8",
+            "the worker was killed, as the system does when memory runs out; what it saved stays, "
+            "and the same command goes on; it last said: source training: 3/8",
         ),
         ("import os; os.kill(os.getpid(), 11)", "the worker died of SIGSEGV"),
     ],
@@ -104,7 +112,7 @@ def test_one_source_model_is_in_one_hand(tmp_path):
 
 
 def test_who_goes_next(tmp_path):
-    first, second, other = (job(tmp_path, STOPS, seed, m) for seed, m in enumerate("aab"))
+    first, second, other = (job(tmp_path, SLEEPS, seed, m) for seed, m in enumerate("aab"))
     with_first = [type("Running", (), {"job": first})()]
     assert next_job([first, second], []) is first
     assert next_job([second], with_first) is None
@@ -116,7 +124,9 @@ def test_who_goes_next(tmp_path):
 def test_an_adapted_model_that_two_chains_begin_with_is_in_one_hand(tmp_path):
     """The source model is there; the first method of both chains is in the first one's hands."""
     (tmp_path / "s").touch()
-    chained, alike, other = (job(tmp_path, STOPS, i, m) for i, m in enumerate(("sab", "sac", "sd")))
+    chained, alike, other = (
+        job(tmp_path, SLEEPS, i, m) for i, m in enumerate(("sab", "sac", "sd"))
+    )
     with_chained = [type("Running", (), {"job": chained})()]
     assert next_job([alike, other], with_chained) is other
     (tmp_path / "a").touch()
@@ -135,44 +145,70 @@ def test_a_job_makes_all_stages_of_its_run(tmp_path):
     assert Job.of(alone, request, "source_only").makes == made.makes[:1]
 
 
-def test_leaving_the_loop_stops_what_runs(tmp_path, monkeypatch):
-    started = []
-    monkeypatch.setattr(
-        workers, "Worker", lambda *given: started.append(Worker(*given)) or started[-1]
-    )
-    jobs = [job(tmp_path, DONE), job(tmp_path, STOPS, 1, "b")]
-    outcomes = carry_out(jobs, at_once=2, variables={}, board=Lines(2))
-    assert next(outcomes).job.seed == 0
-    assert started[1].process.poll() is None
-    outcomes.close()
-    assert started[1].process.returncode == 0
+def test_leaving_the_loop_stops_what_runs(tmp_path):
+    pid = tmp_path / "pid"
+    sleeps = f"import os; open({str(pid)!r}, 'w').write(str(os.getpid())); {SLEEPS}"
+    jobs = [job(tmp_path, sleeps, 1, "b"), job(tmp_path, f"import time; time.sleep(1); {DONE}")]
+    with Servers({}) as servers:
+        outcomes = carry_out(jobs, at_once=2, variables={}, board=Lines(2), servers=servers)
+        assert next(outcomes).job.seed == 0
+        running = int(pid.read_text())
+        os.kill(running, 0)
+        outcomes.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(running, 0)
 
 
-def test_a_worker_that_does_not_stop_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "GRACE", 0.1)
-    worker = Worker(job(tmp_path, "import time; time.sleep(100)"), os.environ)
-    worker.finish()
-    assert worker.process.returncode == -9
+def servers_of(pid):
+    """The children of a process."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return list(map(int, children))
 
 
-def test_no_file_stays_open_where_a_worker_cannot_start(tmp_path, monkeypatch):
-    opened, make = [], tempfile.TemporaryFile
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: opened.append(make()) or opened[-1])
-    nowhere = dataclasses.replace(job(tmp_path, DONE), command=(str(tmp_path / "nowhere"),))
-    with pytest.raises(FileNotFoundError):
-        go([nowhere])
-    assert [file.closed for file in opened] == [True, True]
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_server_that_is_killed_costs_the_runs_that_it_had(tmp_path):
+    """The others get a new one."""
+    before = servers_of(os.getpid())
+    jobs = [job(tmp_path, SLEEPS), *(job(tmp_path, DONE, seed) for seed in (1, 2))]
+
+    class Killing(Lines):
+        """Kills the servers while the first job runs."""
+
+        killed = False
+
+        def show(self, running, waiting):
+            super().show(running, waiting)
+            if not self.killed and running:
+                time.sleep(1)
+                for server in set(servers_of(os.getpid())) - set(before):
+                    os.kill(server, signal.SIGKILL)
+                self.killed = True
+
+    outcomes = go(jobs, board=Killing(3))
+    assert [outcome.reason is None for outcome in outcomes] == [False, True, True]
+    assert "the server of the confined processes was killed" in outcomes[0].reason
+    assert servers_of(os.getpid()) == before
+
+
+def test_where_no_process_can_be_forked(tmp_path, monkeypatch):
+    """As on macOS and Windows: each worker is a new interpreter."""
+    monkeypatch.setattr(client, "forks", lambda: False)
+    crash = "import os; os.kill(os.getpid(), 9)"
+    jobs = [job(tmp_path, crash), job(tmp_path, DONE, 1)]
+    assert [outcome.reason is None for outcome in go(jobs)] == [False, True]
 
 
 def test_plugins_and_variables_reach_the_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_plugins", [tmp_path / "one", tmp_path / "two"])
+    (tmp_path / "mine" / "methods").mkdir(parents=True)
+    registry.add_plugins(tmp_path / "mine")
     code = (
-        "import json, os; print(json.dumps({'status': 'failed', 'reason': "
-        "os.environ['SFDABENCH_PLUGINS'] + ' ' + os.environ['OMP_NUM_THREADS']}))"
+        "import json, os; from sfdabench.core import registry;"
+        "reason = f'{registry.plugin_folders()[-1]} ' + os.environ['OMP_NUM_THREADS'];"
+        "print(json.dumps({'status': 'failed', 'reason': reason}))"
     )
-    given = {"OMP_NUM_THREADS": "3"}
-    (outcome,) = carry_out([job(tmp_path, code)], at_once=1, variables=given, board=Lines(1))
-    assert outcome.reason == f"{tmp_path / 'one'}{os.pathsep}{tmp_path / 'two'} 3"
+    (outcome,) = go([job(tmp_path, code)], OMP_NUM_THREADS="3")
+    registry._plugins.pop()
+    assert outcome.reason == f"{tmp_path / 'mine'} 3"
 
 
 def test_a_share_of_the_cores_or_what_the_user_set(monkeypatch):
@@ -197,10 +233,10 @@ def test_the_command_says_all_that_the_plan_decided(tmp_path):
 
     words = " ".join(command(request, request.resolve()))
     for part in (
-        *("-m sfdabench run --method cbmt --task tiny --seed 4", f"--out {tmp_path.resolve()}"),
+        *("run --method cbmt --task tiny --seed 4", f"--out {tmp_path.resolve()}"),
         *("--phantom", "--profile phantom", "--device cpu", "--precision float32"),
         *("--set cbmt.epochs=2", "--source-set epochs=3", "--protocol dpl"),
-        "--json --stop-with-stdin",
+        "--json",
     ):
         assert part in words
     assert "--data" not in words
@@ -211,16 +247,15 @@ def test_the_live_table_shows_each_job(tmp_path):
 
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    worker = Worker(
-        job(tmp_path, f"import sys; print('[red]3/20', file=sys.stderr, flush=True)\n{STOPS}"),
-        os.environ,
-    )
-    while not worker.said:
-        time.sleep(0.01)
-    with Live(3, console) as live:
-        live.ended(Outcome(job(tmp_path, "", 7), "out of\nmemory", 100))
-        live.show([worker], 1)
-    worker.finish()
+    code = f"import sys; print('[red]3/20', file=sys.stderr, flush=True)\n{SLEEPS}"
+    with Servers({}) as servers:
+        worker = Worker(job(tmp_path, code), {}, servers, queue.SimpleQueue())
+        while not worker.said:
+            time.sleep(0.01)
+        with Live(3, console) as live:
+            live.ended(Outcome(job(tmp_path, "", 7), "out of\nmemory", 100))
+            live.show([worker], 1)
+        worker.stop()
     text = screen.getvalue()
     for part in ("1 of 3 ended, 1 waiting", "running", "[red]3/20", "cbmt on tiny, seed 7"):
         assert part in text

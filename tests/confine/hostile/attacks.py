@@ -1,8 +1,8 @@
 """Ways out of a confined process, each tried once without a lock, where it has to succeed.
 
 A function of READS returns the bytes of `places.secret`, one of WRITES changes something outside
-the work folder, one of REACHES gets through to another process. Whatever an attack gets hold of it
-returns, or leaves in the work folder.
+the work folder, one of REACHES gets through to another process; those of NOT_COVERED succeed.
+Whatever an attack gets hold of it returns, or leaves in the work folder.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-READS, WRITES, REACHES = {}, {}, {}
+READS, WRITES, REACHES, NOT_COVERED = {}, {}, {}, {}
 ROOT = set()  # attacks that nobody but root can try
 
 
@@ -59,7 +59,7 @@ def read_descriptor(descriptor):
 
 def attempt(channel, name, places):
     """Try one attack (a job); return what it got, as text, and the error that stopped it."""
-    table = READS | WRITES | REACHES
+    table = READS | WRITES | REACHES | NOT_COVERED
     try:
         loot = table[name](SimpleNamespace(**places))
     except BaseException as error:
@@ -606,6 +606,43 @@ def write_into_the_parents_memory(places):
 def socket_file(places):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{places.outside}/socket")
+
+
+# What the README says that no lock covers.
+
+
+@attack(NOT_COVERED)
+def size_of_a_file(places):
+    return str(os.stat(places.secret).st_size).encode()
+
+
+@attack(NOT_COVERED)
+def mode_of_a_file(places):
+    os.chmod(f"{places.outside}/record.json", 0o600)
+    return b"changed"
+
+
+@attack(NOT_COVERED)
+def udp_message(places):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"images", ("127.0.0.1", places.port))
+        return b"sent"
+
+
+@attack(NOT_COVERED)
+def socket_file_of_a_service(places):
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(places.service)
+        return connection.recv(100)
+
+
+@attack(NOT_COVERED)
+def shared_memory_of_system_v(places):
+    create, remove = 0o1600, 0
+    identity = checked(libc().shmget(0x5FDA, 4096, create))
+    checked(libc().shmctl(identity, remove, None))
+    return b"shared"
 
 
 def own_memory(channel):
