@@ -32,6 +32,7 @@ CALL = "sfdabench.cli:main"
 PRELOADED = (
     *("sfdabench.campaign.work", "sfdabench.cli.run"),
     *("sfdabench.run.runner", "sfdabench.report.scores"),
+    *("scipy.ndimage", "PIL.PngImagePlugin", "filelock"),
 )
 
 
