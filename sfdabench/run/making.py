@@ -16,6 +16,7 @@ from torch import nn
 from sfdabench.confine.channel import Channel
 from sfdabench.core import registry
 from sfdabench.core.checkpoint import CheckpointKeeper
+from sfdabench.core.code import entry_code
 from sfdabench.core.context import Context, SourceContext
 from sfdabench.core.errors import RunFailed
 from sfdabench.core.fields import override
@@ -52,8 +53,22 @@ def make(
     and {"predict": composite} says that they lie in `work`.
     """
     folders = {key: Path(folder) for key, folder in earlier.items()}
-    making = _Making(channel, Stage.read(stage), Told.read(grants), folders, Path(work), device)
-    return making.make()
+    value = Stage.read(stage)
+    check_code(value)
+    return _Making(channel, value, Told.read(grants), folders, Path(work), device).make()
+
+
+def check_code(stage: Stage) -> None:
+    """Raise RunFailed where the code of an entry is no longer the one that the stage's key names.
+
+    The parent has named it before this process imports it. Code that all stages share is compared
+    for every job.
+    """
+    entries = {"maker": (stage.kind, stage.name), "network": ("networks", stage.network)}
+    for what in entries.keys() & stage.code.keys():  # an imported model has no code
+        kind, name = entries[what]
+        if stage.code[what] != entry_code(kind, name):
+            raise RunFailed(f"{name} was edited since this run began; give it again")
 
 
 def check_backbone(channel: Channel, stage: Mapping[str, Any], backbone: str) -> None:

@@ -376,6 +376,35 @@ def test_bad_records_are_named(tmp_path, adapted):
     assert len(problems) == 1
 
 
+def test_code_that_is_edited_between_plan_and_run_makes_no_number(tmp_path):
+    """The record's key names the code of before."""
+    method = tmp_path / "plugins" / "methods" / "edited.py"
+    method.parent.mkdir(parents=True)
+    text = (
+        "from dataclasses import dataclass\n"
+        "from sfdabench.core.method import Method\n"
+        "@dataclass(frozen=True)\n"
+        "class Edited(Method):\n"
+        "    'It deploys the source model.'\n"
+        "    def adapt(self, context):\n"
+        "        return context.model()\n"
+    )
+    method.write_text(text)
+    known = list(registry._plugins)
+    registry.add_plugins(tmp_path / "plugins")
+    try:
+        run = plan(tmp_path / "out", "edited")
+        method.write_text(text.replace("model()", "model()  # as before"))
+        record = go(run)
+        assert record.done, record.reason
+        run = plan(tmp_path / "other", "edited", seed=1)
+        method.write_text(text.replace("return", "context.seed\n        return"))
+        record = go(run)
+    finally:
+        registry._plugins[:] = known
+    assert record.reason == "edited was edited since this run began; give it again"
+
+
 def test_a_killed_process_leaves_no_record(tmp_path, monkeypatch, adapted):
     """It is no failure of the method: a sweep must not take it for finished."""
 
