@@ -398,6 +398,7 @@ def test_code_that_is_edited_between_plan_and_run_makes_no_number(tmp_path):
         record = go(run)
         assert record.done, record.reason
         run = plan(tmp_path / "other", "edited", seed=1)
+        assert run.key
         method.write_text(text.replace("return", "context.seed\n        return"))
         record = go(run)
     finally:
