@@ -124,6 +124,16 @@ class Version:
         self.timings.setdefault(case, []).append(timing)
 
 
+def checkouts(against: Path | None, folder: Path) -> list[Version]:
+    """Return this checkout and the one to compare with, each with a folder of its own."""
+    roots = [ROOT] if against is None else [ROOT, against.resolve()]
+    versions = [Version(root, folder / str(i)) for i, root in enumerate(roots)]
+    for version in versions:
+        version.folder.mkdir()
+        version.check()
+    return versions
+
+
 def row(case: str, versions: list[Version]) -> dict[str, object]:
     """What a case took: of this checkout, and beside it of the other one."""
     wall, cpu = (
@@ -149,13 +159,9 @@ def main() -> None:
     parser.add_argument("--against", type=Path, metavar="PATH", help="a checkout to compare with")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    roots = [ROOT] if options.against is None else [ROOT, options.against.resolve()]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        versions = [Version(root, Path(folder, str(i))) for i, root in enumerate(roots)]
-        for version in versions:
-            version.folder.mkdir()
-            version.check()
+        versions = checkouts(options.against, Path(folder))
 
         def repeat(case: str, arguments: list[str]) -> None:
             for _ in range(options.rounds):

@@ -21,7 +21,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from commands import ROOT, Version
+from commands import ROOT, Version, checkouts
 
 TASK, SEEDS = "refuge2rimone", 3
 Fields = dict[str, object]
@@ -81,13 +81,10 @@ def main() -> None:
     parser.add_argument("--against", type=Path, metavar="PATH", help="a checkout to compare with")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    roots = [ROOT] if options.against is None else [ROOT, options.against.resolve()]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        versions = [Version(root, Path(folder, str(i))) for i, root in enumerate(roots)]
+        versions = checkouts(options.against, Path(folder))
         for version in versions:
-            version.folder.mkdir()
-            version.check()
             (version.folder / "results").mkdir()
             sources = write_benchmark(version.folder / "sources", [("source_only", {})])
             version.run("sources", ["sweep", str(sources), "--out", "RESULTS"])

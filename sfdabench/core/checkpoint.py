@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,38 +91,6 @@ def bring_back(objects: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
 
 def _kept(deploy: nn.Module | None, state: Mapping[str, Any]) -> dict[str, Any]:
     return dict(state) if deploy is None else {"deploy": deploy, **state}
-
-
-@contextlib.contextmanager
-def same_threads(work: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Compute on as many threads as what lies in `work` was begun on; they decide how sums round.
-
-    The count is kept in `work`, and `report` says where it is not the current one. Raises BadInput
-    for a file that holds no count.
-    """
-    path, now = work / "threads", torch.get_num_threads()
-    if not path.exists():
-        with atomic(path) as file:
-            file.write(f"{now}\n")
-    text = path.read_text(encoding="utf-8").strip()
-    if not text.isdecimal() or int(text) == 0:
-        raise BadInput(f"{path}: holds no number of threads; delete the folder {work}")
-    begun = int(text)
-    if begun != now:
-        report(f"{work.name}: begun with {begun} threads, goes on with as many (not {now})")
-    with threads(begun):
-        yield
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute on so many threads until the block ends."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfdabench.core.checkpoint import bring_back, capture, read, same_threads, write
+from sfdabench.core.checkpoint import bring_back, capture, read, write
 from sfdabench.core.errors import BadInput
 from sfdabench.core.seeding import generator, random_states, restore_random_states
 
@@ -71,29 +71,3 @@ def test_keyed_generators_are_independent_of_order():
     generator(0, "strong", 1, 4).random(100)
     assert (generator(0, "strong", 1, 5).random(3) == first).all()
     assert (generator(0, "strong", 1, 6).random(3) != first).all()
-
-
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_work_goes_on_with_the_threads_that_it_was_begun_with(tmp_path, three_threads):
-    said = []
-    with same_threads(tmp_path / "work", said.append):
-        assert torch.get_num_threads() == 3
-    torch.set_num_threads(1)
-    with same_threads(tmp_path / "work", said.append):
-        assert torch.get_num_threads() == 3
-    assert torch.get_num_threads() == 1, "other work is left alone"
-    assert said == ["work: begun with 3 threads, goes on with as many (not 1)"]
-
-
-@pytest.mark.parametrize("text", ["", "two", "0", "-1"])
-def test_a_file_without_a_count_of_threads_is_named(tmp_path, text):
-    (tmp_path / "threads").write_text(text)
-    with pytest.raises(BadInput, match="threads: holds no number"), same_threads(tmp_path, print):
-        pass
