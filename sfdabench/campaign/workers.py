@@ -150,7 +150,7 @@ class Servers:
     def __init__(self, variables: Mapping[str, str]) -> None:
         self.variables = variables
         self.workers = client.Server(PRELOADED, variables)
-        self.confined = client.Server(variables=variables)
+        self.confined = client.Server(client.PRELOADED, variables)
         self._logs = tempfile.TemporaryDirectory()
         self._numbers = itertools.count()
 

@@ -27,8 +27,13 @@ print(json.dumps({"status": record["status"], "reason": record["reason"]}))
 
 @pytest.fixture
 def python_workers(monkeypatch):
-    """Workers run the first word of their command as Python, in place of `sfdabench`."""
+    """Workers run the first word of their command as Python, in place of `sfdabench`.
+
+    They need nothing loaded.
+    """
     monkeypatch.setattr("sfdabench.campaign.workers.CALL", STAND_IN)
+    monkeypatch.setattr("sfdabench.campaign.workers.PRELOADED", ())
+    monkeypatch.setattr("sfdabench.confine.client.PRELOADED", ())
 
 
 @pytest.fixture
