@@ -1,6 +1,8 @@
 """The command line as a new user meets it, typos included."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -113,7 +115,8 @@ def test_a_plug_in_that_fails_is_named_with_its_line(sfdabench, tmp_path):
     assert err == "sfdabench: RuntimeError: no such thing (methods/broken.py, line 2)\n"
 
 
-def test_run_prints_one_object_a_run_and_nothing_else(sfdabench, tmp_path):
+def test_run_prints_one_object_a_run_and_nothing_else(sfdabench, tmp_path, monkeypatch):
+    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))  # no source model is there yet
     arguments = ["--method", "adabn", "--task", "tiny", "--out", tmp_path, "--device", "cpu"]
     code, out, err = sfdabench("run", *arguments, "--seeds", 2, "--json")
     assert code == 0
@@ -186,7 +189,42 @@ def test_help_imports_no_command():
         "print([name for name in sys.modules if name.startswith('sfdabench.cli')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "['sfdabench.cli.groups', 'sfdabench.cli']"
+    assert done.stdout.splitlines()[-1] == (
+        "['sfdabench.cli.groups', 'sfdabench.cli.streams', 'sfdabench.cli']"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_narrow_encoding_is_no_traceback(encoding):
+    """A pipe on Windows, or a cron job."""
+    process = subprocess.run(
+        [sys.executable, "-m", "sfdabench", "table", "apl-1", "--format", "markdown"],
+        env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert process.stderr == b""
+    assert b"apl-1" in process.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("stderr", ["2>&-", "2> >(exec true)"])
+def test_the_work_goes_on_without_standard_error(stderr, tmp_path):
+    """It was closed, or its reader is gone."""
+    words = (
+        f"run --method adabn --task tiny --plugins {PLUGINS} --out {tmp_path} --device cpu --json"
+    )
+    command = f"{sys.executable} -m sfdabench {words} {stderr}"
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["status"] == "done"
+
+
+def test_new_prints_commands_that_a_shell_takes(sfdabench, tmp_path):
+    folder = tmp_path / "my plug ins"
+    _, out, _ = sfdabench("new", "method", "mine", "--out", folder)
+    commands = [line.partition(": ")[2] for line in out.splitlines()[1:]]
+    assert all(shlex.split(line)[-1] == str(folder) for line in commands)
 
 
 def test_a_reader_that_leaves_is_no_traceback():

@@ -12,6 +12,7 @@ import click
 
 from sfdabench import __version__
 from sfdabench.cli.groups import LazyGroup
+from sfdabench.cli.streams import make_lasting
 from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.in_use import in_use
 
@@ -86,6 +87,7 @@ def main() -> None:
     # OpenMP reads this once, when torch is first imported. Measured in benchmarks/speed/README.md.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    make_lasting()
     try:
         with in_use():
             code = cli.main(standalone_mode=False)

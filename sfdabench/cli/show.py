@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -85,7 +86,7 @@ def new_method(name: str, out: Path) -> None:
     from sfdabench.checks.skeleton import write_method
 
     path = write_method(name, out)
-    flag = "" if out.name == "sfdabench" else f" --plugins {out}"
+    flag = "" if out.name == "sfdabench" else f" --plugins {shlex.quote(str(out))}"
     click.echo(
         f"wrote {path}\nnext: sfdabench check {name}{flag}\n"
         f"then: sfdabench run --method {name} --task refuge2rimone{flag}"

@@ -23,9 +23,9 @@ T = TypeVar("T")
 
 @cache
 def _adapter(hint: Any) -> Any:
-    from pydantic import TypeAdapter
+    from pydantic import ConfigDict, TypeAdapter
 
-    return TypeAdapter(hint)
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def describe(hint: Any) -> str:

@@ -13,7 +13,17 @@ from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.protocol import Protocol
 from sfdabench.evaluate.score import Tally
-from sfdabench.formats.volumes import canonical, canonical_spacing, open_nifti, places_voxels
+from sfdabench.formats import pictures
+from sfdabench.formats.volumes import (
+    ROUNDING,
+    SKEWED,
+    canonical,
+    canonical_spacing,
+    coincide,
+    open_nifti,
+    places_voxels,
+    right_angles,
+)
 
 SUFFIXES = (".png", ".nii", ".nii.gz")
 Pair = tuple[str, Path, Path]  # case, prediction, reference
@@ -36,15 +46,12 @@ def read_mask(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray | No
 
 
 def _read_png(path: Path, header: bool) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            if header:
-                return image.size[::-1]
-            array = np.asarray(image.convert("L") if image.mode == "LA" else image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadInput(f"{path}: not a whole PNG image ({error})") from error
+    image = pictures.read(path, header=header, cure="")
+    if header:
+        return image.size[::-1]
+    if image.mode in ("P", "PA"):  # a viewer shows the colours of a palette, not its numbers
+        image = image.convert("RGB")
+    array = np.asarray(image.convert("L") if image.mode in ("1", "LA") else image)
     if array.ndim == 3:
         if (array[..., :3] != array[..., :1]).any():
             raise BadInput(f"{path}: a colour image; a mask has one grey value a pixel")
@@ -60,6 +67,8 @@ def _read_nifti(path: Path, header: bool) -> tuple[Any, np.ndarray]:
         raise BadInput(f"{path}: shape {shape}; a mask has 2 or 3 axes, so save one file a volume")
     if not places_voxels(affine):
         raise BadInput(f"{path}: its affine places the voxels nowhere; convert the file anew")
+    if not right_angles(affine):
+        raise BadInput(f"{path}: {SKEWED}")
     if array is None:
         return shape, affine
     if array.dtype.kind not in "iu" and not _whole(array):
@@ -92,7 +101,11 @@ def _pairs(prediction: Path, reference: Path) -> list[Pair]:
 
 def _masks_in(flag: str, folder: Path) -> set[str]:
     """Names of the masks in a folder; raises BadInput where only its sub-folders hold some."""
-    found = {path.name for path in folder.iterdir() if _suffix(path)}
+    found = {
+        path.name
+        for path in folder.iterdir()
+        if _suffix(path) and not path.name.startswith(".")  # ._name.png is of macOS
+    }
     if not found:
         inner = sorted({str(path.parent) for path in folder.rglob("*") if _suffix(path)})
         cure = f"; masks are in {', '.join(inner[:5])}: score one at a time" if inner else ""
@@ -106,7 +119,9 @@ def _check_grids(pairs: Sequence[Pair]) -> None:
         (p, p_affine), (r, r_affine) = (read_mask(x, header=True) for x in (p_path, r_path))
         if p != r:
             raise BadInput(f"{p_path}: shape {p}, its reference {r_path} has {r}")
-        if p_affine is not None and r_affine is not None and not np.allclose(p_affine, r_affine):
+        if p_affine is None or r_affine is None:
+            continue
+        if not coincide((*r, 1)[:3], p_affine, r_affine, within=ROUNDING):
             raise BadInput(f"{p_path}: its affine differs from that of {r_path}; resample it first")
 
 
@@ -184,7 +199,14 @@ def _read_pair(
     if affine is None:
         return p, r, None
     if r.ndim == 3:
-        return canonical(p, affine), canonical(r, affine), canonical_spacing(affine)
+        p, r, spacing = canonical(p, affine), canonical(r, affine), canonical_spacing(affine)
+        wide = [axis for axis in range(3) if r.shape[axis] > 1]
+        if len(wide) == 3:
+            return p, r, spacing
+        # A plane that is saved as a volume: each of its pixels would lie on the surface.
+        flat = tuple(axis for axis in range(3) if axis not in wide)[:1]
+        kept = tuple(size for axis, size in enumerate(spacing) if axis not in flat)
+        return p.squeeze(flat), r.squeeze(flat), kept
     from nibabel.affines import voxel_sizes
 
     return p, r, tuple(float(size) for size in voxel_sizes(affine)[:2])

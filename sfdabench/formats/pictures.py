@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+ORIENTATION = 0x0112  # EXIF
+FROM_AUTHORS = "; get this file again from the authors"
+
+
 def few(values: ArrayLike) -> str:
     """The first five, for a fault."""
     import numpy as np
@@ -24,25 +28,38 @@ def few(values: ArrayLike) -> str:
     return ", ".join(f"{value:g}" for value in np.ravel(values)[:5])
 
 
-def read(path: Path, *, header: bool = False) -> Image.Image:
-    """An image with its pixels, or its header only. Raises DataFault naming the file."""
-    from PIL import Image, UnidentifiedImageError
+def read(path: Path, *, header: bool = False, cure: str = FROM_AUTHORS) -> Image.Image:
+    """An image with its pixels, or its header only, turned as its EXIF entry says.
+
+    Raises DataFault naming the file, with `cure` behind it, where it is missing, broken, or of more
+    pixels than Pillow takes for an image.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            if not header:
+            turned = _turned(image, header=header)
+            if turned or not header:
                 image.load()
-            return image
+            return ImageOps.exif_transpose(image) if turned else image
     except FileNotFoundError:
         raise DataFault(f"{path}: missing file") from None
     except UnidentifiedImageError:
-        raise DataFault(
-            f"{path}: not an image, whatever its name says; get this file again from the authors"
-        ) from None
+        raise DataFault(f"{path}: not an image, whatever its name says{cure}") from None
+    except Image.DecompressionBombError as error:
+        raise DataFault(f"{path}: claims more pixels than any photograph has ({error})") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataFault(
-            f"{path}: broken image file ({error}); get this file again from the authors"
-        ) from error
+        raise DataFault(f"{path}: broken image file ({error}){cure}") from error
+
+
+def _turned(image: Image.Image, *, header: bool) -> bool:
+    """Whether viewers show the image turned or mirrored.
+
+    Of a PNG whose header alone is wanted, an entry behind the pixels is not looked for.
+    """
+    if header and image.format == "PNG" and "exif" not in image.info:
+        return False
+    return image.getexif().get(ORIENTATION, 1) != 1
 
 
 def grey(path: Path) -> np.ndarray:

@@ -20,6 +20,8 @@ from sfdabench.core.errors import DataFault
 
 CANONICAL = ("L", "P", "S")  # of axes x, y, z; the suite's arrays have them reversed
 HALF = 0.5  # ours: of a voxel; no voxel covers another one's place
+SKEW = 0.01  # ours: cosine between two axes; 0.6 degrees, more than rounding in any header makes
+SKEWED = "its axes are not at right angles (a tilted gantry?); resample it onto a straight grid"
 ROUNDING = 0.1  # ours: of a voxel at the corners, where rounded headers differ most
 
 
@@ -119,15 +121,19 @@ def read_nifti(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray]:
         raise DataFault(f"{path}: shape {shape}, expected a volume of three axes")
     if not places_voxels(affine):
         raise DataFault(f"{path}: its affine places the voxels nowhere; convert the file anew")
+    if not right_angles(affine):
+        raise DataFault(f"{path}: {SKEWED}")
     return shape if array is None else array, affine
 
 
 def open_nifti(
     path: Path, *, header: bool = False, cure: str = ""
 ) -> tuple[tuple[int, ...], np.ndarray, np.ndarray | None]:
-    """Shape, affine, and the array in file order, None with `header`; of any number of axes.
+    """Shape, affine in mm, and the array in file order, None with `header`; of any number of axes.
 
-    Raises DataFault naming the file, with `cure` behind it, where it is missing or broken.
+    Raises DataFault naming the file, with `cure` behind it, where it is missing or broken, and
+    where it holds colours or other values than plain numbers, numbers that are not finite, or a
+    voxel size of 0.
     """
     import nibabel
     from nibabel.filebasedimages import ImageFileError
@@ -136,12 +142,52 @@ def open_nifti(
     broken = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError)
     try:
         image: Any = nibabel.load(path)
-        shape, affine = image.shape, np.asarray(image.affine, np.float64)
-        return shape, affine, None if header else _voxels(image, path)
+        _check_header(image, path)
+        shape, affine = image.shape, _in_millimetres(image)
+        array = None if header else _voxels(image, path)
     except FileNotFoundError:
         raise DataFault(f"{path}: missing file") from None
     except (*broken, zlib.error) as error:
         raise DataFault(f"{path}: not a whole NIfTI file ({error}){cure}") from error
+    if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+        count = int((~np.isfinite(array)).sum())
+        raise DataFault(f"{path}: {count} voxels are NaN or infinite; convert the file anew")
+    return shape, affine, array
+
+
+def _check_header(image: Any, path: Path) -> None:
+    """Refuse what nibabel would read as something else."""
+    if image.get_data_dtype().kind not in "iufb":
+        raise DataFault(
+            f"{path}: its values are colours or complex ({image.get_data_dtype()}), not one plain "
+            "number a voxel; convert the file anew"
+        )
+    if not isinstance(image.header, _nifti_header()) or int(image.header["sform_code"]) > 0:
+        return
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        raw = type(image.header).from_fileobj(file, check=False)  # checked, a 0 would become a 1
+    sizes = raw["pixdim"][1 : 1 + min(3, len(image.shape))]
+    if not (np.isfinite(sizes).all() and (sizes != 0).all()):
+        raise DataFault(
+            f"{path}: its header has voxel size {' x '.join(f'{size:g}' for size in sizes)} "
+            "(pixdim); convert the file anew"
+        )
+
+
+def _in_millimetres(image: Any) -> np.ndarray:
+    """The affine of an image, whose header may count in metres or microns."""
+    affine = np.asarray(image.affine, np.float64)
+    if not isinstance(image.header, _nifti_header()):
+        return affine
+    scale = {"meter": 1e3, "micron": 1e-3}.get(image.header.get_xyzt_units()[0], 1.0)
+    return np.diag([scale, scale, scale, 1.0]) @ affine
+
+
+def _nifti_header() -> Any:
+    """The class of headers of NIfTI files; other formats that nibabel reads have no unit."""
+    from nibabel.nifti1 import Nifti1Header
+
+    return Nifti1Header
 
 
 def places_voxels(affine: np.ndarray) -> bool:
@@ -151,6 +197,15 @@ def places_voxels(affine: np.ndarray) -> bool:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         return False
     return not np.isnan(io_orientation(affine)).any()
+
+
+def right_angles(affine: np.ndarray) -> bool:
+    """Whether the axes of a grid stand at right angles, to SKEW.
+
+    Spacing says nothing of distances where they do not.
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() < SKEW)
 
 
 def _voxels(image: Any, path: Path) -> np.ndarray:

@@ -28,6 +28,15 @@ def sha256(state: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold a NaN or an infinity."""
+    return [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+
+
 def to_bytes(state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """A safetensors file; the caller writes it whole or not at all."""
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
@@ -80,7 +89,7 @@ def read(path: Path, wrapped: Collection[str] = ()) -> dict[str, Tensor]:
 def fill(module: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> None:
     """Copy `state` into `module`; BadInput naming `origin` and the keys where they do not match.
 
-    The module is untouched then.
+    Weights that are not finite are refused as well. The module is untouched then.
     """
     own = module.state_dict()
     misshaped = [
@@ -89,7 +98,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> 
         if name in state and state[name].shape != own[name].shape
     ]
     faults = [
-        f"{len(keys)} {kind}: {_shown(keys)}"
+        f"{len(keys)} {kind}: {listed(keys)}"
         for kind, keys in (
             ("missing", [name for name in own if name not in state]),
             ("unexpected", [name for name in state if name not in own]),
@@ -99,9 +108,12 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], origin: Path | str) -> 
     ]
     if faults:
         raise BadInput(f"{origin}: weights of another network; keys " + "; ".join(faults))
+    if broken := not_finite(state):
+        raise BadInput(f"{origin}: weights that are NaN or infinite: {listed(broken)}")
     module.load_state_dict(dict(state))
 
 
-def _shown(keys: Collection[str]) -> str:
+def listed(keys: Collection[str]) -> str:
+    """The first keys, and how many more there are."""
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return ", ".join([*keys][:SHOWN]) + more

@@ -31,7 +31,7 @@ from sfdabench.evaluate.sealed import seal
 from sfdabench.models.composites import ALONE, describe, rebuild, rebuild_part
 from sfdabench.models.part import Part
 from sfdabench.models.segmenter import OnlineSegmenter, Precision, Segmenter
-from sfdabench.models.weights import sha256, to_bytes
+from sfdabench.models.weights import listed, not_finite, sha256, to_bytes
 from sfdabench.prepare import streams
 from sfdabench.run.artefacts import EPOCH, ONLINE, WEIGHTS, Artefact, read_card
 from sfdabench.run.grants import Granted, Told
@@ -146,7 +146,7 @@ class _Making:
         if isinstance(model, Segmenter):
             weights, memory_format = model.weights(), str(model.memory_format)
         with atomic(self.work / WEIGHTS, "wb") as file:
-            file.write(to_bytes(weights, {"sha256": sha256(weights)}))
+            file.write(to_bytes(self._finite(weights), {"sha256": sha256(weights)}))
         cuda = self.device.type == "cuda"
         return {
             "composite": composite,
@@ -156,6 +156,15 @@ class _Making:
             "memory_format": memory_format and memory_format.removeprefix("torch."),
             "peak_device_bytes": torch.cuda.max_memory_allocated(self.device) if cuda else None,
         }
+
+    def _finite(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The weights. Raises RunFailed where some are not finite: nothing can be deployed then."""
+        if broken := not_finite(weights):
+            raise RunFailed(
+                f"{self.stage.name} left weights that are NaN or infinite ({listed(broken)}); a "
+                "lower learning rate may help"
+            )
+        return weights
 
     def _advance(self, epoch: int, count: int) -> None:
         self.channel.ask({"advance": [epoch + 1, count]})
@@ -295,5 +304,6 @@ class _Making:
             return  # the same weights were predicted before
         composite = describe(deploy)
         with atomic(self.work / EPOCH, "wb") as file:
-            file.write(to_bytes(deploy.weights()))  # type: ignore[operator]  # describe: a Segmenter
+            weights = deploy.weights()  # type: ignore[operator]  # describe: a Segmenter
+            file.write(to_bytes(self._finite(weights)))
         self.channel.ask({"predict": composite})

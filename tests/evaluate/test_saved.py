@@ -85,8 +85,8 @@ def test_bad_pairs_are_named(tmp_path, square):
     nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 4), 0.5), np.eye(4)), tmp_path / "f.nii.gz")
     for p, r, message in [
         ("absent.png", "good.png", r"--prediction .*absent\.png: no such file"),
-        ("text.png", "good.png", r"text\.png: not a whole PNG"),
-        ("cut.png", "good.png", r"cut\.png: not a whole PNG"),
+        ("text.png", "good.png", r"text\.png: not an image, whatever its name says$"),
+        ("cut.png", "good.png", r"cut\.png: not an image"),
         ("mask.jpg", "good.png", r"mask\.jpg: masks are read from"),
         ("small.png", "good.png", r"small\.png: shape \(10, 20\)"),
         ("other.png", "good.png", r"holds values \[1\] that no reference holds"),
@@ -162,7 +162,7 @@ def test_a_grey_png_may_have_alpha_or_one_bit(tmp_path, square):
     assert score_saved(tmp_path / "la.png", r, "strict")[0]["dice"] == 1
     Image.fromarray(square).convert("1").save(tmp_path / "bit.png")
     (row,) = score_saved(tmp_path / "bit.png", tmp_path / "bit.png", "strict")
-    assert (row["label"], row["dice"]) == ("1", 1)
+    assert (row["label"], row["dice"]) == ("255", 1)
 
 
 def test_masks_keep_the_type_of_their_file(tmp_path, square):
@@ -264,3 +264,73 @@ def test_a_protocol_of_slices_scores_axial_planes_as_a_run_does(tmp_path, monkey
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.uint8), affine), tmp_path / "r.nii")
     with pytest.raises(BadInput, match="mine leaves out empty masks, and all are"):
         score_saved(tmp_path / "r.nii", tmp_path / "r.nii", "mine", {"one": (1,)})
+
+
+@pytest.mark.parametrize("shape", [(40, 36, 1), (1, 40, 36), (40, 36, 1, 1)])
+def test_a_plane_that_is_saved_as_a_volume_scores_as_a_plane(tmp_path, shape):
+    mask = np.zeros((40, 36), np.uint8)
+    mask[8:20, 8:20] = 1
+    moved = np.roll(mask, 2, axis=0)
+    paths = [tmp_path / name for name in ("p.nii.gz", "r.nii.gz")]
+    for path, array in zip(paths, (moved, mask), strict=True):
+        nibabel.save(nibabel.Nifti1Image(array.reshape(shape), np.eye(4)), path)
+    flat = score_saved(png(tmp_path / "p.png", moved), png(tmp_path / "r.png", mask), "strict")
+    (row,) = score_saved(*paths, "strict")
+    assert row["assd"] == pytest.approx(flat[0]["assd"])
+    assert row["assd"] == pytest.approx(1.0)
+
+
+def test_headers_that_differ_by_rounding_are_one_grid(tmp_path):
+    volume = np.zeros((10, 10, 10))
+    volume[2:6, 2:6, 2:6] = 1
+    reference = nifti(tmp_path / "r.nii.gz", volume)
+    for shift, fits in ((0.001, True), (0.2, False)):
+        affine = np.eye(4)
+        affine[0, 3] = shift
+        path = tmp_path / "p.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(volume.astype(np.uint8), affine), path)
+        if fits:
+            assert score_saved(path, reference, "strict")[0]["dice"] == 1
+        else:
+            with pytest.raises(BadInput, match="affine differs"):
+                score_saved(path, reference, "strict")
+
+
+def test_a_palette_and_a_1_bit_mask_are_what_they_show(tmp_path):
+    grey = np.full((20, 20), 255, np.uint8)
+    grey[5:15, 5:15] = 128
+    grey[8:12, 8:12] = 0
+    palette = Image.fromarray(np.searchsorted([0, 128, 255], grey).astype(np.uint8))
+    palette.putpalette([0, 0, 0, 128, 128, 128, 255, 255, 255])
+    palette.save(tmp_path / "palette.png")
+    classes = parse_classes(["cup=0", "disc=0,128"])
+    reference = png(tmp_path / "grey.png", grey)
+    rows = score_saved(tmp_path / "palette.png", reference, "strict", classes)
+    assert [row["dice"] for row in rows] == [1, 1]
+    Image.fromarray(grey == 0).save(tmp_path / "bit.png")
+    cup = png(tmp_path / "cup.png", np.where(grey == 0, 255, 0))
+    assert score_saved(tmp_path / "bit.png", cup, "strict")[0]["dice"] == 1
+
+
+def test_hidden_files_are_no_masks(tmp_path, square):
+    for folder in ("p", "r"):
+        (tmp_path / folder).mkdir()
+        png(tmp_path / folder / "a.png", square)
+    (tmp_path / "p" / "._a.png").write_bytes(b"Mac OS X")
+    (row,) = score_saved(tmp_path / "p", tmp_path / "r", "strict")
+    assert row["case"] == "a.png"
+
+
+def test_a_mask_that_claims_too_many_pixels_is_named(tmp_path, square):
+    Image.new("L", (14000, 14000)).save(tmp_path / "big.png")
+    with pytest.raises(BadInput, match=r"big.png: claims more pixels"):
+        score_saved(tmp_path / "big.png", png(tmp_path / "r.png", square), "strict")
+
+
+def test_a_mask_is_turned_as_its_exif_entry_says(tmp_path, square):
+    square[5:8] = 0  # not the same upside down
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(square).rotate(180).save(tmp_path / "p.png", exif=exif)
+    row = score_saved(tmp_path / "p.png", png(tmp_path / "r.png", square), "strict")[0]
+    assert row["dice"] == 1

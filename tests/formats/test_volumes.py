@@ -219,3 +219,55 @@ def test_a_wrong_check_sum_is_named(tmp_path: Path) -> None:
     path.write_bytes(whole)
     with pytest.raises(DataFault, match=f"{path}: not a whole NIfTI file .*CRC"):
         volumes.read_nifti(path)
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray, unit: str = "mm") -> Path:
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("meter", 1e-3), ("micron", 1e3)])
+def test_units_of_a_header_become_millimetres(tmp_path: Path, unit: str, factor: float) -> None:
+    affine = np.diag([1.5 * factor, 2 * factor, 3 * factor, 1])
+    path = save(tmp_path / "v.nii.gz", np.zeros((4, 5, 6), np.uint8), affine, unit)
+    assert volumes.read_volume(path)[1] == pytest.approx((3, 2, 1.5))
+
+
+def test_colours_are_refused(tmp_path: Path) -> None:
+    colours = np.zeros((4, 5, 6), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii")
+    for header in (False, True):
+        with pytest.raises(DataFault, match=r"rgb.nii: its values are colours or complex"):
+            volumes.read_nifti(tmp_path / "rgb.nii", header=header)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    array = np.zeros((4, 5, 6), np.float32)
+    array[1, 2, 3] = value
+    path = save(tmp_path / "v.nii.gz", array, np.eye(4))
+    with pytest.raises(DataFault, match=r"v.nii.gz: 1 voxels are NaN or infinite"):
+        volumes.read_volume(path)
+
+
+def test_axes_without_right_angles_are_refused(tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[1, 2] = 0.4
+    path = save(tmp_path / "tilted.nii.gz", np.zeros((4, 5, 6), np.uint8), affine)
+    with pytest.raises(DataFault, match=r"tilted.nii.gz: its axes are not at right angles"):
+        volumes.read_nifti(path, header=True)
+    affine[1, 2] = 1e-3  # rounding
+    save(path, np.zeros((4, 5, 6), np.uint8), affine)
+    volumes.read_nifti(path, header=True)
+
+
+def test_a_voxel_size_of_0_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "v.nii", np.zeros((4, 5, 6), np.uint8), np.eye(4))
+    content = bytearray(path.read_bytes())
+    content[80:84] = bytes(4)  # pixdim[1]
+    content[252:256] = bytes([1, 0, 0, 0])  # a qform and no sform
+    path.write_bytes(content)
+    with pytest.raises(DataFault, match=r"v.nii: its header has voxel size 0 x 1 x 1"):
+        volumes.read_nifti(path, header=True)

@@ -119,6 +119,16 @@ def test_fill():
     assert weights.sha256(target.state_dict()) == weights.sha256(network().state_dict())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value):
+    module, state = nn.Linear(2, 2), nn.Linear(2, 2).state_dict()
+    state["bias"] = torch.tensor([0.0, value])
+    before = module.bias.clone()
+    with pytest.raises(BadInput, match=r"f.pth: weights that are NaN or infinite: bias"):
+        weights.fill(module, state, "f.pth")
+    assert torch.equal(module.bias, before)
+
+
 def test_fill_counts_what_it_does_not_name():
     target = nn.Sequential(*(nn.Linear(2, 2) for _ in range(6)))
     with pytest.raises(BadInput, match=r"f\.pth: weights of another .* 12 missing: .* and 4 more"):

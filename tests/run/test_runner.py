@@ -406,6 +406,38 @@ def test_code_that_is_edited_between_plan_and_run_makes_no_number(tmp_path):
     assert record.reason == "edited was edited since this run began; give it again"
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_model_that_is_not_finite_is_not_deployed(tmp_path, epochs):
+    """Nor predicted with, after whatever epoch."""
+    method = tmp_path / "plugins" / "methods" / "overflows.py"
+    method.parent.mkdir(parents=True)
+    method.write_text(
+        "from dataclasses import dataclass\n"
+        "from sfdabench.core.method import Method\n"
+        "@dataclass(frozen=True)\n"
+        "class Overflows(Method):\n"
+        "    'Its step is far too large.'\n"
+        "    epochs: int = 0\n"
+        "    def adapt(self, context):\n"
+        "        model = context.model()\n"
+        "        for _ in context.epochs(self.epochs, deploy=model):\n"
+        "            break_it(model)\n"
+        "        return break_it(model)\n"
+        "def break_it(model):\n"
+        "    model.requires_grad_(False)\n"
+        "    next(model.parameters()).fill_(float('inf'))\n"
+        "    return model\n"
+    )
+    known = list(registry._plugins)
+    registry.add_plugins(tmp_path / "plugins")
+    try:
+        record = go(plan(tmp_path / "out", "overflows", settings=[f"epochs={epochs}"]))
+    finally:
+        registry._plugins[:] = known
+    assert record.status == "failed"
+    assert record.reason.startswith("overflows left weights that are NaN or infinite (")
+
+
 def test_a_killed_process_leaves_no_record(tmp_path, monkeypatch, adapted):
     """It is no failure of the method: a sweep must not take it for finished."""
 
