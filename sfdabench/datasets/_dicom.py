@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from sfdabench.core.errors import DataFault
-from sfdabench.formats.volumes import canonical
+from sfdabench.formats.volumes import SKEWED, canonical, right_angles
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 EVEN = 0.1  # ours: share of a step by which a slice may lie off; a missing slice is off by 1
 SERIES, POSITION, ORIENTATION, PIXELS = "0020|000e", "0020|0032", "0020|0037", "0028|0030"
+NUMBERS = {POSITION: ("position", 3), ORIENTATION: ("orientation", 6), PIXELS: ("spacing", 2)}
+DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # DICOM's value type DS
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,8 @@ def _open(path: Path) -> Any:
 
 def _slice(path: Path) -> Slice:
     reader = _open(path)
-    for tag, name in ((POSITION, "position"), (ORIENTATION, "orientation"), (PIXELS, "spacing")):
-        if not reader.HasMetaDataKey(tag):
-            raise DataFault(f"{path}: its header has no {name}; get this file again")
+    for tag, (name, count) in NUMBERS.items():
+        _check_numbers(reader, path, tag, name, count)
     columns, rows, *more = reader.GetSize()
     if more != [1] or reader.GetNumberOfComponents() != 1:
         raise DataFault(f"{path}: not a single grey slice; get this file again from the authors")
@@ -75,6 +77,20 @@ def _slice(path: Path) -> Slice:
         np.array(reader.GetSpacing()[:2]),
         np.array(reader.GetOrigin()),
     )
+
+
+def _check_numbers(reader: Any, path: Path, tag: str, name: str, count: int) -> None:
+    """Raise DataFault where the text of a tag is not so many decimals: the library would guess."""
+    if not reader.HasMetaDataKey(tag):
+        raise DataFault(f"{path}: its header has no {name}; get this file again")
+    text = reader.GetMetaData(tag).strip()
+    parts = [part.strip() for part in text.split("\\")]
+    whole = len(parts) == count and all(map(DECIMAL.fullmatch, parts))
+    if not whole or (tag == PIXELS and min(map(float, parts)) <= 0):
+        raise DataFault(
+            f"{path}: its {name} (tag {tag.replace('|', ',')}) is '{text}', not {count} decimal "
+            f"numbers{' above 0' if tag == PIXELS else ''}; get this file again"
+        )
 
 
 def stack(files: Sequence[Path]) -> Stack:
@@ -106,6 +122,8 @@ def stack(files: Sequence[Path]) -> Stack:
     affine[:3, :2] = first.axes * first.steps
     affine[:3, 2] = gaps.mean(axis=0)
     affine[:3, 3] = corners[order[0]]
+    if not right_angles(affine):
+        raise DataFault(f"{files[order[0]]}: in the series of this slice, {SKEWED}")
     shape = (*first.size, len(files))
     return Stack(tuple(int(i) for i in order), shape, LPS_TO_RAS @ affine)
 

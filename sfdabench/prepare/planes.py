@@ -104,12 +104,20 @@ def _box(
         centre = locate_disc(image) if label is None else centre_from_label(label)
         top, left, side = crop_box(height, width, centre, round(dataset.frame_crop * height))
         return top, left, side, side
-    if height != width:
-        raise DataFault(
-            f"{case.image[0]}: {height}x{width} is not square; crop it to the disc, or give the "
-            "authors' full frames"
-        )
+    if fault := not_square(case, image.shape):
+        raise DataFault(fault)
     return 0, 0, height, width
+
+
+def not_square(case: Case, shape: Sequence[int]) -> str | None:
+    """The fault of an image that nothing cuts to a square and that is none."""
+    height, width = shape[-2:]
+    if height == width:
+        return None
+    return (
+        f"{case.image[0]}: {height}x{width} is not square; crop it to the disc, or give the "
+        "authors' full frames"
+    )
 
 
 def _kept(volume: np.ndarray, maps: np.ndarray | None, planes: str) -> np.ndarray:

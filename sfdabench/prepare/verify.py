@@ -11,6 +11,7 @@ import numpy as np
 
 from sfdabench.core.dataset import Case, Dataset
 from sfdabench.core.errors import DataFault
+from sfdabench.prepare.planes import not_square
 
 Advance = Callable[[int, int], None]
 
@@ -99,9 +100,16 @@ def _image_faults(dataset: Dataset, case: Case) -> list[str]:
         return [str(fault)]
     if not np.isfinite(image).all():
         return [f"{case.image[0]}: holds values that are no numbers; get this file again"]
-    if image.min() == image.max():
-        return [f"{case.image[0]}: one value everywhere; get this file again"]
-    return []
+    files = case.image if len(case.image) == len(image) else case.image[:1]
+    channels = list(image) if len(files) == len(image) else [image]
+    faults = [
+        f"{path}: one value everywhere; get this file again"
+        for path, channel in zip(files, channels, strict=True)
+        if channel.min() == channel.max()
+    ]
+    if case.cropped and (crooked := not_square(case, image.shape)):
+        faults.append(crooked)
+    return faults
 
 
 def _label_faults(dataset: Dataset, case: Case, absent: Counter[str]) -> list[str]:

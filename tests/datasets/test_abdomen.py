@@ -400,6 +400,35 @@ def test_a_slice_that_lies_nowhere(field: str, name: str, mr: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tag", "text", "name"),
+    [
+        ("28003000", b"1,5\\1,5", "spacing (tag 0028,0030) is '1,5"),
+        ("28003000", b"0\\0", "spacing (tag 0028,0030) is '0"),
+        ("28003000", b"1.5", "spacing (tag 0028,0030) is '1.5'"),
+        ("20003200", b"1\\2\\x", "position (tag 0020,0032) is"),
+    ],
+)
+def test_numbers_that_are_none(tag: str, text: bytes, name: str, mr: Path) -> None:
+    """Decimal commas and zeros, which the library would make a guess of."""
+    path = series(mr)[0][3]
+    content, mark = path.read_bytes(), bytes.fromhex(tag)
+    start = content.index(mark)
+    length = int.from_bytes(content[start + 4 : start + 8], "little")
+    assert 0 < length < 100
+    value = text.ljust(length)[:length]
+    path.write_bytes(content[: start + 8] + value + content[start + 8 + length :])
+    assert f"{path}: its {name}" in broken(chaos(), mr)
+
+
+def test_a_tilted_gantry(mr: Path) -> None:
+    for path in series(mr)[0]:
+        x, y, z = pydicom.dcmread(path).ImagePositionPatient
+        moved = [x + 0.4 * y, y, z]  # the slices go along y
+        change(path, ImagePositionPatient=moved)
+    assert "its axes are not at right angles" in broken(chaos(), mr)
+
+
+@pytest.mark.parametrize(
     ("field", "value", "name"),
     [
         ("SeriesInstanceUID", "2.25.7", "SeriesInstanceUID"),

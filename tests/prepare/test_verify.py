@@ -1,10 +1,12 @@
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
+from sfdabench.datasets.brats2018 import BraTS2018
 from sfdabench.datasets.drishti import Drishti
 from sfdabench.datasets.refuge import Refuge
 from sfdabench.prepare.verify import official, verify
@@ -99,3 +101,34 @@ def test_it_says_after_each_case_how_far_it_is(tree: Path) -> None:
     seen = []
     verify(Drishti(), tree, advance=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 11) for done in range(1, 12)]
+
+
+def test_crops_that_are_not_square_are_all_named(tmp_path: Path) -> None:
+    """A run stops at the first of them."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
+    for split in ("train", "test"):
+        for i in range(2):
+            for kind, array in (("image", pixels), ("mask", np.full((40, 30), 255, np.uint8))):
+                folder = tmp_path / "Domain1" / split / "ROIs" / kind
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(folder / f"{split}{i}.png")
+    faults = verify(Drishti(), tmp_path).faults
+    assert sum("40x30 is not square" in fault for fault in faults) == 4
+
+
+def test_each_file_of_a_case_is_looked_at(tmp_path: Path) -> None:
+    dataset = BraTS2018()
+    dataset.phantom(tmp_path, seed=0)
+    case, other = dataset.cases(tmp_path)[:2]
+    _, t1, *_, last = case.image
+    for path in (t1, last):
+        file = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.zeros(file.shape, np.int16), file.affine), path)
+    file = nibabel.load(other.image[2])
+    broken = np.asarray(file.dataobj).astype(np.float32)
+    broken[3, 4, 5] = np.nan
+    nibabel.save(nibabel.Nifti1Image(broken, file.affine), other.image[2])
+    faults = verify(dataset, tmp_path).faults
+    assert {fault.partition(":")[0] for fault in faults} == {
+        str(path) for path in (t1, last, other.image[2])
+    }
