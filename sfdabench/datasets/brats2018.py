@@ -244,8 +244,13 @@ def _graded(base: Path, scan: Scan) -> Graded:
         return {}
     graded: Graded = {grade: [] for grade in GRADES}
     for folder in loose:
-        grade = mapping.get(folder.name, "")
-        if grade in graded:
+        grade, *others = sorted(mapping.get(folder.name, {""}))
+        if others:
+            scan.faults.append(
+                f"{folder}: {MAPPING} says of it {' and '.join([grade, *others])}; a case has one "
+                "grade: remove the wrong row"
+            )
+        elif grade in graded:
             graded[grade].append(folder)
         else:
             known = f"says grade '{grade}' of it" if grade else "does not name it"
@@ -253,9 +258,9 @@ def _graded(base: Path, scan: Scan) -> Graded:
     return graded
 
 
-def _mapping(base: Path, scan: Scan) -> dict[str, str]:
-    """Case, by any of its names over the years -> grade."""
-    grades: dict[str, str] = {}
+def _mapping(base: Path, scan: Scan) -> dict[str, set[str]]:
+    """Case, by any of its names over the years -> each grade that some row says of it."""
+    grades: dict[str, set[str]] = {}
     for path in sorted(base.glob(MAPPING)):
         try:
             rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
@@ -264,7 +269,9 @@ def _mapping(base: Path, scan: Scan) -> dict[str, str]:
             continue
         for row in rows:
             if grade := row.get("Grade"):
-                grades |= {name: grade for name in row.values() if isinstance(name, str)}
+                for name in row.values():
+                    if isinstance(name, str):
+                        grades.setdefault(name, set()).add(grade)
     return grades
 
 

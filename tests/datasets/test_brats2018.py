@@ -253,6 +253,18 @@ def test_a_mapping_that_lacks_a_case(dataset: BraTS2018, tree: Path) -> None:
     assert "says grade 'GBM' of it" in second
 
 
+def test_a_mapping_that_says_two_grades_of_a_case(dataset: BraTS2018, tree: Path) -> None:
+    """In one file or in two; the last one must not win."""
+    names = [case.id for case in dataset.cases(tree)]
+    flatten(tree)
+    rows = ["Grade,id", *(f"{name.split('_')[1]},{name}" for name in names)]
+    (tree / "name_mapping.csv").write_text("\n".join(rows), encoding="utf-8")
+    other = {"HGG": "LGG", "LGG": "HGG"}[names[0].split("_")[1]]
+    (tree / "name_mapping_2.csv").write_text(f"Grade,id\n{other},{names[0]}", encoding="utf-8")
+    (only,) = dataset.scan(tree).faults
+    assert only.startswith(f"{tree / names[0]}: name_mapping*.csv says of it HGG and LGG")
+
+
 def test_a_mapping_that_is_no_text(dataset: BraTS2018, tree: Path) -> None:
     flatten(tree)
     (tree / "name_mapping.csv").write_bytes(b"\xff\xfe\x00Grade")
