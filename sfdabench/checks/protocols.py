@@ -101,9 +101,14 @@ def check_exceptions_are_fields(entry: Protocol) -> Iterator[str]:
         if name not in known:
             yield f"{name}: no such data set"
         yield from gather(_wrong_exception(entry, name), name)
+    yield from _unknown_steps(entry)
+
+
+def _unknown_steps(entry: Protocol) -> Iterator[str]:
     if unknown := set(entry.postprocess) - set(STEPS):
         yield f"unknown steps of post-processing: {sorted(unknown)}"
 
 
 def _wrong_exception(entry: Protocol, name: str) -> Iterator[str]:
     yield from check_names_metrics_that_exist(entry.on(name))
+    yield from _unknown_steps(entry.on(name))

@@ -46,10 +46,10 @@ _NOT_PREPARE = ("fetch", "manifest", "phantoms", "verify")  # they decide on no 
 GROUPS = {
     "core": Group(1, tuple(f"core/{name}.py" for name in _CORE)),
     "models": Group(1, ("models/*.py",)),
-    "primitives": Group(1, ("primitives/*.py",)),
+    "primitives": Group(2, ("primitives/*.py",)),
     "prepare": Group(1, ("prepare/*.py",), tuple(f"prepare/{name}.py" for name in _NOT_PREPARE)),
     "datasets": Group(1, ("datasets/_*.py", "formats/*.py")),
-    "evaluate": Group(1, ("evaluate/*.py",), ("evaluate/saved.py",)),
+    "evaluate": Group(2, ("evaluate/*.py",), ("evaluate/saved.py",)),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from sfdabench.core.head import HEADS, Head
 
 Change = Literal["parameters", "statistics", "input"]
+Raters = Literal["majority", "each"]
 SETTINGS = ("none", "SFDA", "SFDA+", "TTA", "UDA", "supervised")  # by how much they ask for
 
 
@@ -20,6 +21,8 @@ class Needs:
     source_stage: name of a stage that is trained on the source beside the source model, such as
         a denoiser of label maps; None for no stage.
     class_ratio: the mean share of the image that each class takes, known from the source.
+    raters: which masks source images have where several raters drew them: what most say, or each
+        of them, as an image of its own.
     target_labels: labels of the target training split (an oracle).
     online: no target training split; the deployed model learns from each batch that it predicts.
     heads: output heads it is defined for.
@@ -31,6 +34,7 @@ class Needs:
     source_data: bool = False
     class_ratio: bool = False
     source_stage: str | None = None
+    raters: Raters = "majority"
     target_labels: bool = False
     online: bool = False
     heads: tuple[Head, ...] = tuple(HEADS.values())

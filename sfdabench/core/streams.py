@@ -73,7 +73,8 @@ class Batch:
 class Stream:
     """Images of one split; no label is in reach of it.
 
-    images: (N, C, H, W); resident on the device where they fit. uint8 comes out of the views on
+    images: (N, C, H, W), resident on the device where they fit, or a list of N images of several
+        sizes. uint8 comes out of the views on
         -1..1 (x / 127.5 - 1); standardised floats keep their values, and views see each channel
         of an image on 0..255, from its smallest value to its largest.
     """
@@ -101,7 +102,9 @@ class Stream:
         return -(-len(self) // size)
 
     def _take(self, index: np.ndarray) -> Tensor:
-        if isinstance(self.images, Tensor):
+        if isinstance(self.images, list):
+            chosen = torch.from_numpy(np.stack([self.images[i] for i in index]))
+        elif isinstance(self.images, Tensor):
             chosen = self.images[torch.from_numpy(index).to(self.images.device)]
         else:
             chosen = torch.from_numpy(np.ascontiguousarray(self.images[index]))
@@ -109,7 +112,8 @@ class Stream:
 
     def _scaled(self, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Images on 0..255 for the views, and the way from there to what the network expects."""
-        if self.images.dtype in (np.uint8, torch.uint8):
+        dtype = (self.images[0] if isinstance(self.images, list) else self.images).dtype
+        if dtype in (np.uint8, torch.uint8):
             return images, lambda seen: seen / 127.5 - 1
         low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
         step = (high - low).clamp(min=1e-6) / 255
@@ -172,13 +176,16 @@ class Stream:
 class LabelledStream(Stream):
     """A stream with label maps, for source training and for methods that declare labels.
 
-    labels: (N, H, W) uint8. classes: label values of each class, in channel order.
+    labels: (N, H, W) uint8, a list where `images` is one. classes: label values of each class,
+        in channel order.
     background: whether channel 0 is what belongs to no class (softmax head).
+    size: side of the images that the network works on; None where it is that of these images.
     """
 
     labels: Any = None
     classes: tuple[tuple[int, ...], ...] = ()
     background: bool = False
+    size: int | None = None
 
     def masks(self, labels: Tensor) -> Tensor:
         """Label maps (B, H, W) -> one float32 channel a class (B, K, H, W)."""
@@ -205,7 +212,25 @@ class LabelledStream(Stream):
         return Endless(self, size, shuffle, partial(self._pair, view))
 
     def _pair(self, view: PairedView, key: Key, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        labels = torch.from_numpy(np.ascontiguousarray(self.labels[index])).to(self.device)
+        """Images of several sizes go through the view one size at a time; it crops them alike."""
+        if not isinstance(self.images, list):
+            return self._pair_of_one_size(view, key, index)
+        sides = np.array([self.images[i].shape[-1] for i in index])
+        order = np.argsort(sides, kind="stable")
+        groups = [index[sides == side] for side in np.unique(sides)]
+        pairs = [self._pair_of_one_size(view, key, group) for group in groups]
+        back = torch.from_numpy(np.argsort(order)).to(self.device)
+        images, masks = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        return images[back], masks[back]
+
+    def _pair_of_one_size(
+        self, view: PairedView, key: Key, index: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
+        if isinstance(self.labels, list):
+            chosen = np.stack([self.labels[i] for i in index])
+        else:
+            chosen = np.ascontiguousarray(self.labels[index])
+        labels = torch.from_numpy(chosen).to(self.device)
         images, finish = self._scaled(self._take(index))
         images, labels = view(images, labels, self._generators("pair", key, index))
         return finish(images), self.masks(labels)

@@ -10,6 +10,9 @@ from typing import Any, Literal
 from sfdabench.core.fields import Fraction, NonNegative, Positive, PositiveInt
 from sfdabench.core.head import Head
 from sfdabench.core.method import Paper
+from sfdabench.core.needs import Raters
+
+Augmentation = Literal["none", "light", "fundus", "anatomy", "spinal_cord"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,14 @@ class Training:
 
     augmentation: name in `primitives.views.SOURCE`.
     auxiliary_weight: of the loss of a network's auxiliary head, where it has one.
+    raters: see `Needs`; without effect where one rater drew the masks.
+    schedule: of the rate: "exponential" multiplies it by `decay` each epoch; "ramp_and_cosine"
+        raises it over the share `ramp` of the epochs and lowers it to 0 as a cosine.
     select: the epoch that is kept: "best" by Dice on the source's own test split, or "last".
     """
 
-    augmentation: Literal["none", "light", "fundus", "anatomy"] = "none"
+    augmentation: Augmentation = "none"
+    raters: Raters = "each"
     loss: Literal["cross_entropy", "cross_entropy_dice", "dice"] = "cross_entropy"
     auxiliary_weight: NonNegative = 0.1
     select: Literal["best", "last"] = "best"
@@ -62,7 +69,9 @@ class Training:
     learning_rate: Positive = 1e-3
     beta1: Fraction = 0.9
     beta2: Fraction = 0.99
+    schedule: Literal["exponential", "ramp_and_cosine"] = "exponential"
     decay: Fraction = 0.98
+    ramp: Fraction = 1 / 7
     weight_decay: NonNegative = 0.0
     validate_every: PositiveInt = 5
     threshold: Fraction = 0.75
@@ -120,7 +129,7 @@ class Task:
     regions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     source_planes: Literal["all", "nonzero", "labelled"] = "all"
     target_planes: Literal["all", "nonzero"] = "all"
-    augmentation: Literal["light", "anatomy"] = "light"
+    augmentation: Literal["light", "anatomy", "spinal_cord"] = "light"
     supersedes: str | None = None
 
     @property

@@ -11,12 +11,12 @@ import numpy as np
 
 
 def median_five_times(mask: np.ndarray) -> np.ndarray:
-    """A 7x7 median, five times over."""
+    """A 7x7 median, five times over, of a mask with background around it."""
     from scipy.ndimage import uniform_filter
 
     for _ in range(5):
         # of zeros and ones, the median is 1 where the mean is above one half
-        mask = uniform_filter(mask.astype(np.float64), 7) > 0.5
+        mask = uniform_filter(mask.astype(np.float64), 7, mode="constant") > 0.5
     return mask
 
 
@@ -29,10 +29,10 @@ def erode_diamond(mask: np.ndarray) -> np.ndarray:
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest connected component; ties go to the first in reading order."""
+    """The largest of the components, whose pixels may touch at corners; of equals the first."""
     from scipy.ndimage import label
 
-    parts, count = label(mask)
+    parts, count = label(mask, np.ones((3, 3), int))
     if count < 2:
         return mask
     return parts == 1 + np.bincount(parts.ravel())[1:].argmax()

@@ -101,23 +101,33 @@ class Tally:
         mask: np.ndarray,
         reference: np.ndarray,
         spacing: Sequence[float] | None = None,
+        marked: np.ndarray | None = None,
     ) -> None:
         """Score boolean (K, *space) against boolean (K, *space); a volume slice by slice if the
         protocol says so.
+
+        marked: the reference as it was drawn, which says what counts as empty where the protocol
+        skips that; `reference` itself where None.
         """
+        marked = reference if marked is None else marked
         if self.protocol.unit == "slice" and mask.ndim == 4:
             inner = None if spacing is None else spacing[1:]
             for k in range(mask.shape[1]):
-                self._add(f"{case}/{k}", mask[:, k], reference[:, k], inner)
+                self._add(f"{case}/{k}", mask[:, k], reference[:, k], inner, marked[:, k])
         else:
-            self._add(case, mask, reference, spacing)
+            self._add(case, mask, reference, spacing, marked)
 
     def _add(
-        self, case: str, mask: np.ndarray, reference: np.ndarray, spacing: Sequence[float] | None
+        self,
+        case: str,
+        mask: np.ndarray,
+        reference: np.ndarray,
+        spacing: Sequence[float] | None,
+        marked: np.ndarray,
     ) -> None:
-        for name, p, r in zip(self.classes, mask, reference, strict=True):
+        for name, p, r, m in zip(self.classes, mask, reference, marked, strict=True):
             empty_p, empty_r = not p.any(), not r.any()
-            if self.protocol.skip_empty and empty_r:
+            if self.protocol.skip_empty and not m.any():
                 continue
             self.empties[name]["prediction"] += empty_p
             self.empties[name]["reference"] += empty_r

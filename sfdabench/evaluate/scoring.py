@@ -58,23 +58,31 @@ class Scorer:
             for key, tally in tallies.items():
                 spacing = self._spacing(i, tally.protocol)
                 labels = self._references(i, tally.protocol)
-                for rater, label in enumerate(labels):
+                floored = "floored_masks" in tally.protocol.legacy
+                as_drawn = self._references(i, tally.protocol, whole=True) if floored else labels
+                for rater, (label, drawn) in enumerate(zip(labels, as_drawn, strict=True)):
                     shown = name if len(labels) == 1 else f"{name}/rater{rater + 1}"
-                    tally.add(shown, masks[key], region_masks(label, self.task), spacing)
+                    reference, marked = (region_masks(m, self.task) for m in (label, drawn))
+                    tally.add(shown, masks[key], reference, spacing, marked)
         return Scores(
             {name: tally.means() for name, tally in tallies.items()},
             {name: tally.empties for name, tally in tallies.items()},
             tuple((name, score) for name, tally in tallies.items() for score in tally.scores),
         )
 
-    def _references(self, case: int, protocol: Protocol) -> list[np.ndarray]:
-        """Label maps of a case in the protocol's geometry: one, or one a rater."""
+    def _references(
+        self, case: int, protocol: Protocol, *, whole: bool = False
+    ) -> list[np.ndarray]:
+        """Label maps of a case in the protocol's geometry: one, or one a rater.
+
+        whole: not floored, whatever the protocol says.
+        """
         if protocol.references == "raters":
             maps = list(self.split.dataset.read_raters(self.split.cases[case]))
             if protocol.geometry == "original":
                 return maps
             place, size = self.prepared.cases[case].geometry, self.prepared.shape[-1]
-            floored = "floored_masks" in protocol.legacy
+            floored = "floored_masks" in protocol.legacy and not whole
             return [fit_label(label, place, size, floored=floored) for label in maps]
         if protocol.geometry == "original":
             return [self.prepared.original(case)]

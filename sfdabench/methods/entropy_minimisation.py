@@ -27,7 +27,7 @@ class EntropyMinimisation(Method):
     epochs: PositiveInt = 20  # ours: as pseudo_label, its peer with hard labels
     batch_size: PositiveInt = 8  # ours: as pseudo_label
     learning_rate: Positive = 2.5e-5  # ours: as pseudo_label
-    trainable: Literal["all", "affine"] = "all"  # ADVENT code
+    trainable: Literal["all", "affine"] = "all"  # ours: ADVENT's code spares scale and shift
     normalised: bool = True  # ADVENT code
     balanced: bool = False  # ours: ADVENT's is plain
 

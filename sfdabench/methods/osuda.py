@@ -30,7 +30,9 @@ class OSUDA(Method):
     decay_unit: what t counts in exp(-t). After six iterations nothing is left of the source: a
         switch, in the paper's own unit. "epoch" and "scaled" (t from 0 to 5 over the whole
         adaptation) hand over gradually, which is what the paper says.
-    channel_weighting: False is OSUDA-AC, which halves the consistency loss as well.
+    channel_weighting: False is OSUDA-AC, which halves the consistency loss as well. Under
+        consistency="sum" and Adam the two cannot differ: scale and shift are held to the source's
+        either way, and Adam divides the size of a gradient out.
     entropy_weight: 0 is OSUDA-SE. Without entropy nothing pulls a weight away from the source's:
         it changes statistics only, and to the same ones whatever decay_unit is.
     consistency: "mean" over channels leaves scale and shift free to move, for trainable="affine".
@@ -40,7 +42,8 @@ class OSUDA(Method):
 
     epochs: PositiveInt = 20  # ours: not given
     batch_size: PositiveInt = 32  # ours: not given; batch statistics ask for many
-    learning_rate: Positive = 1e-4  # ours: not given, nor is the optimiser
+    optimiser: Literal["adam", "sgd"] = "adam"  # ours: not given
+    learning_rate: Positive = 1e-4  # ours: not given
     eta: Fraction = 1.0  # ours: eta_0 of equation 3, not given; 1 starts at the source's
     decay_unit: Literal["iteration", "epoch", "scaled"] = "iteration"  # paper §2.2
     channel_weighting: bool = True  # paper §2.2
@@ -69,11 +72,15 @@ class OSUDA(Method):
             select_trainable,
         )
         from sfdabench.primitives.entropy import mean_entropy
+        from sfdabench.primitives.fine_tuning import MOMENTUM
         from sfdabench.primitives.views import identity
 
         model, source_model = context.model(), context.model().requires_grad_(False)
         layers, source = batch_norm_layers(model), batch_norm_layers(source_model)
-        optimiser = torch.optim.Adam(select_trainable(model, self.trainable), self.learning_rate)
+        trained = select_trainable(model, self.trainable)
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(trained, self.learning_rate)
+        if self.optimiser == "sgd":
+            optimiser = torch.optim.SGD(trained, self.learning_rate, momentum=MOMENTUM)
         # Without entropy no term ever has a gradient, and what is not trained on is not logged.
         record = context.log if self.entropy_weight else context.track
         steps = context.target.steps(self.batch_size)

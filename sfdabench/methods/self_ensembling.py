@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import Fraction, NonNegative, Positive, PositiveInt
 from sfdabench.core.method import Method, Paper
-from sfdabench.core.needs import Needs
+from sfdabench.core.needs import Needs, Raters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,10 +31,14 @@ class SelfEnsembling(Method):
 
     Ours: student and teacher start from the source model, as every method here does. The paper
     trains from random weights while it adapts; `--source-set epochs=1` comes near that.
-    Ours too: the task's mild view of the source, and its short last batch is kept.
+    Ours too: a short last batch is kept. The view of the source is the task's, which for the
+    spinal cord is the paper's.
+    raters: the masks of source images; "each" makes an image of its own of every rater's, as in
+        the code, so an epoch has as many times the steps.
     """
 
     source: bool = True  # paper §4
+    raters: Raters = "each"  # code
     epochs: PositiveInt = 350  # paper §4.4, passes over the source
     batch_size: PositiveInt = 12  # paper §4.4, of either domain
     learning_rate: Positive = 6e-4  # code
@@ -55,7 +59,8 @@ class SelfEnsembling(Method):
         "NeuroImage 2019",
         "https://github.com/neuropoly/domainadaptation",
     )
-    phantom = {"epochs": 20, "ema": 0.99}
+    revision = 2
+    phantom = {"epochs": 8, "ema": 0.99}
     smoke = {"epochs": 3, "batch_size": 4, "ema_switch": 1.0}  # so that all resumed state counts
 
     def __post_init__(self) -> None:
@@ -65,7 +70,7 @@ class SelfEnsembling(Method):
     @property
     def needs(self) -> Needs:
         """Source data, unless the supervised step is left out."""
-        return Needs(source_data=self.source)
+        return Needs(source_data=self.source, raters=self.raters)
 
     def adapt(self, context: Context) -> nn.Module:
         """Equation 3; both models in train mode, so the teacher's dropout is on."""
@@ -78,7 +83,7 @@ class SelfEnsembling(Method):
             update_teacher,
             warm_ema,
         )
-        from sfdabench.primitives.views import SOURCE, anatomy_pair, identity
+        from sfdabench.primitives.views import anatomy_pair, identity, training_view
 
         student = context.model().train()
         teacher = context.model().train().requires_grad_(False)
@@ -89,14 +94,14 @@ class SelfEnsembling(Method):
             weight_decay=self.weight_decay,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda epoch: ramp_up_and_down(epoch / self.epochs, self.rate_ramp)
+            optimiser, lambda epoch: ramp_up_and_down((epoch + 1) / self.epochs, self.rate_ramp)
         )
         step = torch.tensor(0)
         deployed, other = (teacher, student) if self.deploy == "teacher" else (student, teacher)
         loop: dict[str, Any] = {"other": other, "optimiser": optimiser, "schedule": schedule}
-        size, view = self.batch_size, SOURCE[context.augmentation]
+        size, view = self.batch_size, training_view(context.augmentation, None)
         for epoch in context.epochs(self.epochs, deploy=deployed, step=step, **loop):
-            progress = epoch / self.epochs
+            progress = (epoch + 1) / self.epochs
             weight = self.weight * ramp_up(progress, self.weight_ramp)
             context.track(weight=weight)
             target = context.target.endless(size, plain=identity)
@@ -124,7 +129,7 @@ class SelfEnsembling(Method):
                 loss.backward()
                 optimiser.step()
                 step += 1
-                early = warm_ema(int(step), self.early_ema)
-                update_teacher(teacher, student, early if progress < self.ema_switch else self.ema)
+                ceiling = self.early_ema if progress <= self.ema_switch else self.ema
+                update_teacher(teacher, student, warm_ema(int(step), ceiling))
             schedule.step()
         return deployed

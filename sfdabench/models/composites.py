@@ -1,11 +1,11 @@
-"""Segmenters with parts in front of the network, and how they are stored and rebuilt."""
+"""Segmenters that do more than call their network, and how they are stored and rebuilt."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,51 @@ class Averaged(_Composite):
         return self.head.logits(mean.clamp(LEAST, 1 - LEAST))
 
 
+class MergedHeads(Segmenter):
+    """What the main and the auxiliary head say together, as logits; needs "auxiliary".
+
+    It shares the network of a segmenter, and is about whatever that one is trained to. Features
+    and `heads` are those of the network.
+
+    model: a plain Segmenter, or another MergedHeads, whose network it takes.
+    merge: "probabilities" adds p + weight * q, "logits" adds the logits so.
+    weight: of the auxiliary head.
+    head: of the task; it says which probabilities logits stand for.
+    Raises RunFailed for a model of another type.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        head: Head,
+        merge: Literal["probabilities", "logits"],
+        weight: float = 1.0,
+    ) -> None:
+        if type(model) not in (Segmenter, MergedHeads):
+            raise RunFailed(
+                f"MergedHeads goes around a plain Segmenter, not a {type(model).__name__}"
+            )
+        plain = cast(Segmenter, model)
+        last = plain.memory_format == torch.channels_last
+        super().__init__(plain.network, precision=plain.precision, channels_last=last)
+        self.head, self.merge, self.weight = head, merge, weight
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's values other than the model, as JSON types."""
+        return {"head": self.head.name, "merge": self.merge, "weight": self.weight}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, K, H, W), float32."""
+        main, auxiliary = self.heads(images)
+        if self.merge == "logits":
+            return main + self.weight * auxiliary
+        p, q = self.head.probabilities(main), self.head.probabilities(auxiliary)
+        mean = (p + self.weight * q) / (1 + self.weight)
+        return self.head.logits(mean.clamp(LEAST, 1 - LEAST))
+
+
 ALONE = "Part"  # what a description calls a part that stands in front of no network
+MERGED = "MergedHeads"
 COMPOSITES: dict[str, type[_Composite]] = {"Normalised": Normalised, "Averaged": Averaged}
 
 
@@ -145,11 +189,11 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
     another type, with a part in front that is no Part in a file of ours or
     of an entry, with a hook, or with a method replaced on an instance.
     """
-    plain = (Segmenter, OnlineSegmenter, *COMPOSITES.values())
+    plain = (Segmenter, OnlineSegmenter, MergedHeads, *COMPOSITES.values())
     if type(model) not in plain and not isinstance(model, Part):
         raise RunFailed(
             f"the deployed model is of type {type(model).__name__}: return context.model(), or a "
-            f"composite of sfdabench.models ({', '.join(COMPOSITES)})"
+            f"composite of sfdabench.models ({', '.join((*COMPOSITES, MERGED))})"
         )
     for name, module in model.named_modules():
         where = f"'{name}' of the deployed model" if name else "the deployed model"
@@ -162,6 +206,8 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
                 )
     if isinstance(model, Part):
         return {"name": ALONE, "part": _named(model)}
+    if isinstance(model, MergedHeads):
+        return {"name": MERGED, **model.options()}
     if not isinstance(model, _Composite):
         return None
     return {"name": type(model).__name__, "part": _named(model.part), **model.options()}
@@ -199,7 +245,12 @@ def rebuild(
         return plain.eval()
     try:
         rest = dict(description)
-        name, part = rest.pop("name"), rest.pop("part")
+        name = rest.pop("name")
+        if name == MERGED:
+            merged = MergedHeads(plain, **rest | {"head": HEADS[rest["head"]]})
+            fill(network, state, origin)
+            return merged.eval()
+        part = rest.pop("part")
         composite = COMPOSITES[name]
         entry = _part_class(part["module"], part["class"])
         model = composite.from_options(plain, entry(**part["arguments"]), rest)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from sfdabench.prepare.planes import Geometry
 from sfdabench.prepare.preparation import Preparation
 from sfdabench.prepare.writer import Writer
 
-VERSION = 3
+VERSION = 4
 Report = Callable[[str], None]
 Advance = Callable[[int, int], None]
 
@@ -32,17 +34,19 @@ Advance = Callable[[int, int], None]
 class PreparedCase:
     """One case of a split, and where it lies in the files.
 
-    planes: their number, one for a photograph. spacing: mm a step of the original grid, None
-    where unknown. packed: bytes of its compressed label map, 0 without labels. first_plane,
-    first_byte: where it begins, in planes of images.bin and labels.bin, in bytes of originals.bin.
+    planes: their number, one for a photograph. side: of each, in pixels. spacing: mm a step of the
+    original grid, None where unknown. packed: bytes of its compressed label map, 0 without labels.
+    first_pixel, first_byte: where it begins, in pixels of one channel of images.bin and labels.bin,
+    in bytes of originals.bin.
     """
 
     id: str
     planes: int
+    side: int
     geometry: Geometry
     spacing: tuple[float, ...] | None
     packed: int
-    first_plane: int
+    first_pixel: int
     first_byte: int
 
 
@@ -51,7 +55,7 @@ class Prepared:
     """Arrays of one split; images and labels lie in different folders, each with an index.
 
     labels_folder: None where the cases have no labels, or where they are not granted.
-    dtype, shape: of a plane of the images, (C, S, S).
+    dtype: of the images. shape: (C, S, S), S the side that networks work on.
     """
 
     images_folder: Path
@@ -114,23 +118,26 @@ class Prepared:
         """The cases at these positions, in this order; the files stay as they are."""
         return replace(self, cases=tuple(self.cases[i] for i in indices))
 
-    def images(self) -> np.ndarray:
-        """(planes, C, S, S) uint8 or float16; memory-mapped where the cases lie in a row."""
-        return self._planes(self.images_folder / "images.bin", self.dtype, self.shape)
+    def images(self) -> np.ndarray | list[np.ndarray]:
+        """(planes, C, S, S) uint8 or float16; memory-mapped where the cases lie in a row.
 
-    def labels(self) -> np.ndarray:
-        """(planes, S, S) uint8 label maps on the network's grid, memory-mapped as the images are.
+        A list of planes where cases have planes of different sides.
+        """
+        return self._planes(self.images_folder / "images.bin", self.dtype, self.shape[:1])
+
+    def labels(self) -> np.ndarray | list[np.ndarray]:
+        """(planes, S, S) uint8 label maps of `images`, memory-mapped or a list as they are.
 
         Raises DataFault where there are no labels, or none were granted.
         """
-        return self._planes(self._labels_folder() / "labels.bin", "uint8", self.shape[1:])
+        return self._planes(self._labels_folder() / "labels.bin", "uint8", ())
 
     def case_labels(self, case: int) -> np.ndarray:
         """Label map of one case on the network's grid: (S, S), or (planes, S, S) for a volume.
 
         Raises DataFault as `labels` does.
         """
-        planes = self.subset([case]).labels()
+        planes = np.asarray(self.subset([case]).labels())
         return planes[0] if len(self.cases[case].geometry.shape) == 2 else planes
 
     def original(self, case: int) -> np.ndarray:
@@ -152,13 +159,29 @@ class Prepared:
             )
         return self.labels_folder
 
-    def _planes(self, path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _planes(
+        self, path: Path, dtype: str, channels: tuple[int, ...]
+    ) -> np.ndarray | list[np.ndarray]:
         """The planes of these cases, out of a file that may hold more."""
-        every = np.memmap(path, dtype, "r").reshape(-1, *shape)
-        rows = [case.first_plane + k for case in self.cases for k in range(case.planes)]
-        if rows and rows == list(range(rows[0], rows[0] + len(rows))):
-            return every[rows[0] : rows[0] + len(rows)]
-        return np.asarray(every[np.array(rows, int)])
+        every, depth = np.memmap(path, dtype, "r"), math.prod(channels)
+
+        def planes(first: PreparedCase, number: int) -> np.ndarray:
+            start, length = first.first_pixel * depth, number * depth * first.side**2
+            return every[start : start + length].reshape(number, *channels, first.side, first.side)
+
+        in_a_row = all(
+            after.side == before.side
+            and after.first_pixel == before.first_pixel + before.planes * before.side**2
+            for before, after in pairwise(self.cases)
+        )
+        if self.cases and in_a_row:
+            return planes(self.cases[0], self.planes)
+        parts = [planes(case, case.planes) for case in self.cases]
+        if not parts:
+            return np.empty((0, *channels, self.shape[-1], self.shape[-1]), dtype)
+        if len({part.shape[-1] for part in parts}) == 1:
+            return np.concatenate(parts)
+        return [plane for part in parts for plane in part]
 
 
 def prepare(
@@ -249,12 +272,15 @@ def _described(
         files[labels_folder / "labels.bin"] = labels.labels
         files[labels_folder / "originals.bin"] = labels.originals
         packed = [case.packed for case in labels.cases]
-    cases, plane, byte = [], 0, 0
+    cases, pixel, byte = [], 0, 0
     for case, length in zip(images.cases, packed, strict=True):
         geometry = Geometry(case.shape, case.box)
         cases.append(
-            PreparedCase(case.id, case.planes, geometry, case.spacing, length, plane, byte)
+            PreparedCase(
+                *(case.id, case.planes, case.side, geometry),
+                *(case.spacing, length, pixel, byte),
+            )
         )
-        plane, byte = plane + case.planes, byte + length
+        pixel, byte = pixel + case.planes * case.side**2, byte + length
     prepared = Prepared(images_folder, labels_folder, tuple(cases), images.dtype, images.shape)
     return prepared, files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -25,10 +24,15 @@ class DataFile(Part):
 
 
 class CaseImages(Part):
-    """A case without its labels; fields as in `PreparedCase` and `Geometry`."""
+    """A case without its labels; fields as in `PreparedCase` and `Geometry`.
+
+    side: of its planes, in pixels. raters: how many planes a slice may have made.
+    """
 
     id: str
     planes: Count
+    side: Count
+    raters: Count
     shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
     box: tuple[Whole, Whole, Count, Count]
     spacing: tuple[Step, ...] | None
@@ -36,7 +40,7 @@ class CaseImages(Part):
     @model_validator(mode="after")
     def _agrees(self) -> CaseImages:
         most = self.shape[0] if len(self.shape) == 3 else 1
-        if self.planes > most:
+        if self.planes > most * self.raters:
             raise ValueError(f"case {self.id} has more planes than its original")
         if self.spacing is not None and len(self.spacing) != len(self.shape):
             raise ValueError(f"case {self.id} has a spacing of another dimension than its shape")
@@ -48,11 +52,16 @@ class CaseLabels(Part):
 
     id: str
     planes: Count
+    side: Count
     packed: Count
 
 
 class ImagesIndex(Part):
-    """Index of a folder of images. key: of what they were made. shape: of a plane, (C, S, S)."""
+    """Index of a folder of images.
+
+    key: of what they were made. shape: (C, S, S) of a plane, S the side that networks work on;
+    the planes of a case have the side that it names.
+    """
 
     key: Hash
     dtype: Dtype
@@ -62,8 +71,8 @@ class ImagesIndex(Part):
 
     @model_validator(mode="after")
     def _agrees(self) -> ImagesIndex:
-        planes = sum(case.planes for case in self.cases)
-        if self.images.bytes != planes * math.prod(self.shape) * BYTES[self.dtype]:
+        pixels = sum(case.planes * case.side**2 for case in self.cases)
+        if self.images.bytes != pixels * self.shape[0] * BYTES[self.dtype]:
             raise ValueError("images.bin has another length than its planes take")
         return self
 
@@ -79,8 +88,7 @@ class LabelsIndex(Part):
 
     @model_validator(mode="after")
     def _agrees(self) -> LabelsIndex:
-        planes = sum(case.planes for case in self.cases)
-        if self.labels.bytes != planes * math.prod(self.shape):
+        if self.labels.bytes != sum(case.planes * case.side**2 for case in self.cases):
             raise ValueError("labels.bin has another length than its planes take")
         if self.originals.bytes != sum(case.packed for case in self.cases):
             raise ValueError("originals.bin has another length than its label maps take")
@@ -88,7 +96,9 @@ class LabelsIndex(Part):
 
     def belongs_to(self, images: ImagesIndex) -> bool:
         """Whether these are the labels of those images."""
-        planes = [[(case.id, case.planes) for case in index.cases] for index in (self, images)]
+        planes = [
+            [(case.id, case.planes, case.side) for case in index.cases] for index in (self, images)
+        ]
         return self.key == images.key and self.shape == images.shape[1:] and planes[0] == planes[1]
 
 

@@ -31,7 +31,8 @@ class Geometry:
 class Planes:
     """A prepared case.
 
-    images: (N, C, S, S) uint8, or float16 where standardised. labels: (N, S, S) uint8.
+    images: (N, C, S, S) uint8, or float16 where standardised. labels: (N, S, S) uint8. N counts
+    each rater's mask where each makes a plane of its own, R times a slice at most.
     original: label map uint8 (*space) on the authors' grid. spacing: mm a step of *space.
     """
 
@@ -40,6 +41,7 @@ class Planes:
     original: np.ndarray | None
     geometry: Geometry
     spacing: tuple[float, ...] | None
+    raters: int = 1
 
 
 def cut_planes(dataset: Dataset, case: Case, how: Preparation) -> Planes:
@@ -55,28 +57,37 @@ def cut_planes(dataset: Dataset, case: Case, how: Preparation) -> Planes:
     space = image.shape[1:]
     box = _box(dataset, case, image, label if how.by_label else None, how.crop, spacing)
     volume = image if image.ndim == 4 else image[:, None]
-    maps = label if label is None or label.ndim == 3 else label[None]
-    kept = _kept(volume, maps, how.planes)
+    maps = None if label is None else _maps(dataset, case, label, how)
+    kept = _kept(volume, maps, how)
     if not len(kept):
         raise DataFault(f"{case.image[0]}: no plane is left ('{how.planes}'); is the image empty?")
     if how.intensity == "symmetric":
-        values = volume[:, kept].astype(np.uint8)
+        values = volume.astype(np.uint8)
     else:
-        values = _standardised(_clipped(volume, how), how.intensity)[:, kept]
-    images = np.stack([_fitted(plane, box, how.size) for plane in values.swapaxes(0, 1)])
+        values = _standardised(_clipped(volume, how), how.intensity)
+    side, slices = how.side(box[2]), np.unique(kept[:, 1])
+    images = np.stack([_fitted(values[:, k], box, side) for k in slices])
     if how.intensity == "zscore_plane":
         mean, std = (f(images, axis=(2, 3), keepdims=True) for f in (np.mean, np.std))
         images = (images - mean) / np.maximum(std, 1e-6)
+    images = images[np.searchsorted(slices, kept[:, 1])]
     labels = None
     if maps is not None:
-        labels = np.stack([_fitted(maps[k][None], box, how.size, label=True)[0] for k in kept])
+        labels = np.stack([_fitted(maps[r, k][None], box, side, label=True)[0] for r, k in kept])
     return Planes(
         images=images if images.dtype == np.uint8 else images.astype(np.float16),
         labels=labels,
         original=label,
         geometry=Geometry(space, box),
         spacing=spacing,
+        raters=1 if maps is None else len(maps),
     )
+
+
+def _maps(dataset: Dataset, case: Case, label: np.ndarray, how: Preparation) -> np.ndarray:
+    """Label maps (R, D, H, W): of the majority, or of each rater."""
+    maps = dataset.read_raters(case) if how.raters == "each" else label[None]
+    return maps if maps.ndim == 4 else maps[:, None]
 
 
 def _box(
@@ -120,14 +131,24 @@ def not_square(case: Case, shape: Sequence[int]) -> str | None:
     )
 
 
-def _kept(volume: np.ndarray, maps: np.ndarray | None, planes: str) -> np.ndarray:
-    """Indices of the planes to learn from."""
-    if planes == "nonzero":
-        return np.flatnonzero((volume != 0).any(axis=(0, 2, 3)))
-    if planes == "labelled" and maps is not None:
-        found = np.flatnonzero(maps.any(axis=(1, 2)))
-        return np.arange(found[0], found[-1] + 1) if len(found) else found
-    return np.arange(volume.shape[1])
+def _kept(volume: np.ndarray, maps: np.ndarray | None, how: Preparation) -> np.ndarray:
+    """(N, 2): rater and slice of each plane to learn from, slice by slice.
+
+    Of several raters, one who marked nothing on a slice makes no plane of it.
+    """
+    raters, depth = 1 if maps is None else len(maps), volume.shape[1]
+    kept = np.ones((depth, raters), bool)
+    if how.planes == "nonzero":
+        kept &= (volume != 0).any(axis=(0, 2, 3))[:, None]
+    if how.planes == "labelled" and maps is not None:
+        marked = (np.isin(maps, how.values) if how.values else maps > 0).any(axis=(2, 3)).T
+        if raters > 1:
+            kept &= marked
+        else:
+            where = np.flatnonzero(marked)
+            first, end = (where[0], where[-1] + 1) if len(where) else (0, 0)
+            kept[:first] = kept[end:] = False
+    return np.argwhere(kept)[:, ::-1]
 
 
 def _clipped(volume: np.ndarray, how: Preparation) -> np.ndarray:

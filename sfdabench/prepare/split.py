@@ -6,7 +6,7 @@ What makes the arrays is imported late, so that a run whose record exists is ans
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,11 @@ class Split:
             "how": plain(self.how),
             "code": dict(self.code),
         }
+
+    def as_seen(self, inputs: Mapping[str, Any]) -> Split:
+        """The same cases, prepared as the `inputs` of a split of them say."""
+        how = {name: inputs["how"][name] for name in ("raters", "file_scale")}
+        return replace(self, how=replace(self.how, **how))
 
     def arrays(self, cache: Path, progress: Progress, role: str) -> Prepared:
         """Its prepared arrays, with a bar that names the `role` they are for."""

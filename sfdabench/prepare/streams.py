@@ -26,12 +26,21 @@ def images(
     ids, pixels = prepared.plane_ids, prepared.images()
     return Stream(
         name=name,
-        images=pixels if planes is None else pixels[planes],
+        images=pixels if planes is None else np.stack([pixels[k] for k in planes]),
         ids=ids if planes is None else tuple(ids[k] for k in planes),
         device=torch.device(device),
         seed=seed,
         clock=clock or Clock(),
     )
+
+
+def _joined(parts: Sequence[np.ndarray | list[np.ndarray]]) -> np.ndarray | list[np.ndarray]:
+    """One array of all planes; a list where their sides differ."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({plane.shape for part in parts for plane in part}) == 1:
+        return np.concatenate([np.asarray(part) for part in parts])
+    return [plane for part in parts for plane in part]
 
 
 def labelled(
@@ -49,16 +58,15 @@ def labelled(
     classes: label values of each class. background: whether what belongs to no class has a
     channel of its own. Raises DataFault for a split whose labels are not there.
     """
-    pixels = [prepared.images() for prepared in prepareds]
-    labels = [prepared.labels() for prepared in prepareds]
     return LabelledStream(
         name=name,
-        images=pixels[0] if len(pixels) == 1 else np.concatenate(pixels),
+        images=_joined([prepared.images() for prepared in prepareds]),
         ids=tuple(i for prepared in prepareds for i in prepared.plane_ids),
         device=torch.device(device),
         seed=seed,
         clock=clock,
-        labels=labels[0] if len(labels) == 1 else np.concatenate(labels),
+        labels=_joined([prepared.labels() for prepared in prepareds]),
+        size=prepareds[0].shape[-1],
         classes=tuple(tuple(values) for values in classes),
         background=background,
     )

@@ -138,15 +138,19 @@ class Writer:
                 images=CaseImages(
                     id=case.id,
                     planes=count,
+                    side=planes.images.shape[-1],
+                    raters=planes.raters,
                     shape=planes.geometry.shape,
                     box=planes.geometry.box,
                     spacing=None if spacing is None else tuple(float(step) for step in spacing),
                 ),
-                labels=CaseLabels(id=case.id, planes=count, packed=len(parts[-1]))
+                labels=CaseLabels(
+                    id=case.id, planes=count, side=planes.images.shape[-1], packed=len(parts[-1])
+                )
                 if self.labelled
                 else None,
                 dtype=planes.images.dtype.name,  # type: ignore[arg-type]
-                shape=planes.images.shape[1:],
+                shape=(planes.images.shape[1], how.size, how.size),
                 parts=tuple(DataFile(bytes=len(part), sha256=_sha256(part)) for part in parts),
             )
         except ValidationError as error:

@@ -40,7 +40,12 @@ def encoder_and_heads(
 
 
 def momentum_sgd(
-    encoder: Parameters, heads: Parameters, rate: float, head_factor: float
+    encoder: Parameters,
+    heads: Parameters,
+    rate: float,
+    head_factor: float,
+    *,
+    nesterov: bool = False,
 ) -> torch.optim.SGD:
     """The encoder at `rate`, the heads at `head_factor` times that.
 
@@ -48,7 +53,7 @@ def momentum_sgd(
     was given to one of the two only.
     """
     groups = [{"params": encoder, "lr": rate}, {"params": heads, "lr": head_factor * rate}]
-    return torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    return torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=nesterov)
 
 
 def both_heads(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

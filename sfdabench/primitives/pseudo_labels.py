@@ -40,7 +40,7 @@ def mean_over_views(
     """Images (B, C, H, W) -> probabilities (B, K, H, W), the mean over views of the images.
 
     logits_of: a model, or what combines its heads. flip: each view mirrored left to right too.
-    scales: of the views' sides; each prediction is brought back to (H, W).
+    scales: of the views' sides; the logits of each are brought back to (H, W).
     """
     size, total = images.shape[-2:], []
     for scale in scales:
@@ -48,8 +48,8 @@ def mean_over_views(
         view = images if scale == 1 else _resized(images, sides)
         views = [view, view.flip(-1)] if flip else [view]
         for mirrored, shown in enumerate(views):
-            maps = head.probabilities(logits_of(shown))
-            total.append(_resized(maps.flip(-1) if mirrored else maps, size))
+            maps = head.probabilities(_resized(logits_of(shown), size))
+            total.append(maps.flip(-1) if mirrored else maps)
     return torch.stack(total).mean(dim=0)
 
 

@@ -32,7 +32,7 @@ def warm_ema(step: int, ceiling: float) -> float:
 def ramp_up(progress: float, length: float) -> float:
     """exp(-5 (1 - m)^2), m = progress / length, 1 from there on (Perone et al., equation 5).
 
-    progress: share of the run that is done. length: share of the run that the ramp takes.
+    progress: n / epochs in epoch n, counted from 1. length: share of the run that the ramp takes.
     """
     return math.exp(-5 * (1 - progress / length) ** 2) if progress < length else 1.0
 

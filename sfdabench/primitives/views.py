@@ -9,6 +9,7 @@ batch nor the device change its view. The augmentations are those that BEAL, DPL
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,12 @@ SALT, PEPPER = 0.0024, 0.0096  # code: 630 and 2517 positions of 512 x 512
 ELASTIC_SIGMA = 0.08  # code: of the image's height
 # code: U(-1, 1) noise, smoothed by 0.08 * 512 px, times 2 * 512. Its root mean square is 4.1 px
 ELASTIC_RMS = 2 * (1 / 3) ** 0.5 / (2 * np.pi**0.5 * ELASTIC_SIGMA * 512)  # of the height
-KNOTS = 38  # of the elastic field: two to a sigma, and three sigmas beyond each side
+KNOTS = 25  # of the elastic field: two to a sigma
 # self-ensembling's code: U(-1, 1) noise, smoothed by U(3.5, 4) of 200 px (ours: its middle),
 # times alpha. Root mean square along an axis for alpha = 1, in halves of the image
 FINE_SIGMA = 3.75 / 200
 FINE_RMS = (1 / 3) ** 0.5 / (2 * np.pi**0.5 * 3.75) / 100
-FINE_KNOTS = 119
+FINE_KNOTS = 107
 OFFSET = 0.1  # code, in standard deviations
 
 
@@ -43,17 +44,23 @@ def fundus_strong(images: Tensor, rngs: Rngs) -> Tensor:
     return _eraser(_gamma(_black_dots(images, rngs), rngs), rngs)
 
 
-def fundus_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+def fundus_source(
+    images: Tensor, labels: Tensor, rngs: Rngs, size: int | None = None
+) -> tuple[Tensor, Tensor]:
     """CBMT's source training view, of images and their labels (B, H, W) uint8, 0 = background.
+
+    size: side of the crop, which the images may exceed, as the reference crops from files as they
+    are; the side of the images where None.
 
     Scale and crop, quarter turn, flips, elastic, then `fundus_strong`. Ours where the reference
     code is a quirk of its own: the quarter turn is drawn per sample (there the angle is drawn
     once a run, and a quarter of runs have none); labels are looked up (there they are
     interpolated, and cup next to background becomes rim); the image is interpolated once, for
-    scale and elastic together, without antialiasing.
+    scale and elastic together, without antialiasing; a file smaller than the crop was enlarged
+    to it (there it is padded).
     """
     images, labels = _quarter_turns(images, labels, rngs)
-    images, labels = _warp(images, labels, rngs)
+    images, labels = _warp(images, labels, rngs, size or images.shape[-1])
     return fundus_strong(images, rngs), labels
 
 
@@ -85,6 +92,25 @@ def anatomy_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, 
     return shown, looked_up.squeeze(1).to(labels.dtype)
 
 
+def spinal_cord_source(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
+    """Self-ensembling's source training view, of images and their labels (B, H, W) uint8.
+
+    Elastic (p .3), rotation, scale and shift; the image is standardised after them, so its mean
+    and deviation stay (methods-cross-modality.md §6.2). Ours: the edge is repeated, one elastic
+    field for both, labels looked up once.
+    """
+    grid = _fine_grid(images, rngs)
+    shown = F.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+    looked_up = F.grid_sample(
+        labels.unsqueeze(1).float(), grid, "nearest", "border", align_corners=False
+    )
+    before, after = (
+        torch.std_mean(maps, dim=(2, 3), keepdim=True, correction=0) for maps in (images, shown)
+    )
+    shown = (shown - after[1]) * (before[0] / after[0].clamp(min=1e-6)) + before[1]
+    return shown, looked_up.squeeze(1).to(labels.dtype)
+
+
 def anatomy_pair(images: Tensor, maps: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
     """Self-ensembling's joint view of images and soft maps (B, K, H, W) of them, in 0..1.
 
@@ -94,16 +120,8 @@ def anatomy_pair(images: Tensor, maps: Tensor, rngs: Rngs) -> tuple[Tensor, Tens
     each other still add up to 1; one elastic field for both, as the paper says (its code draws
     another for the map).
     """
-    turns, noises, offsets = [], [], []
-    for rng in rngs:
-        shift = rng.uniform(-0.06, 0.06, 2)  # code: 3 % of the image
-        turns.append((rng.uniform(-4.6, 4.6), rng.uniform(0.98, 1.02), shift))  # code
-        offsets.append(rng.uniform(-OFFSET, OFFSET))
-        strength = (rng.random() < 0.3) * rng.uniform(28, 30)  # code: alpha
-        noises.append(strength * rng.standard_normal((2, FINE_KNOTS, FINE_KNOTS), np.float32))
-    rows, columns = (_gaussians(side, images, FINE_SIGMA, FINE_KNOTS) for side in images.shape[-2:])
-    field = rows @ _tensor(np.stack(noises), images) @ columns.T
-    grid = _affine(turns, images) + FINE_RMS * field.permute(0, 2, 3, 1)
+    grid = _fine_grid(images, rngs)
+    offsets = [rng.uniform(-OFFSET, OFFSET) for rng in rngs]
     both = F.grid_sample(
         torch.cat((images, maps), dim=1), grid, "bilinear", "border", align_corners=False
     )
@@ -111,6 +129,19 @@ def anatomy_pair(images: Tensor, maps: Tensor, rngs: Rngs) -> tuple[Tensor, Tens
     # of a standardised image the deviation is 1 on the network's scale, as the paper's offset is
     deviation = images.std(dim=(2, 3), keepdim=True, correction=0)
     return shown + _per_sample(offsets, images) * deviation, moved
+
+
+def _fine_grid(images: Tensor, rngs: Rngs) -> Tensor:
+    """Where self-ensembling's elastic and affine transforms look each pixel up, (B, H, W, 2)."""
+    turns, noises = [], []
+    for rng in rngs:
+        shift = rng.uniform(-0.06, 0.06, 2)  # code: 3 % of the image
+        turns.append((rng.uniform(-4.6, 4.6), rng.uniform(0.98, 1.02), shift))  # code
+        strength = (rng.random() < 0.3) * rng.uniform(28, 30)  # code: alpha
+        noises.append(strength * rng.standard_normal((2, FINE_KNOTS, FINE_KNOTS), np.float32))
+    rows, columns = (_gaussians(side, images, FINE_SIGMA, FINE_KNOTS) for side in images.shape[-2:])
+    field = rows @ _tensor(np.stack(noises), images) @ columns.T
+    return _affine(turns, images) + FINE_RMS * field.permute(0, 2, 3, 1)
 
 
 def untouched(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
@@ -124,7 +155,16 @@ SOURCE: Mapping[str, PairedView] = {
     "fundus": fundus_source,
     "light": light_source,
     "anatomy": anatomy_source,
+    "spinal_cord": spinal_cord_source,
 }
+
+
+def training_view(name: str, size: int | None) -> PairedView:
+    """The view of this name, which gives images of this side; `fundus` crops them from larger ones.
+
+    size: None for the side of the images that it is shown.
+    """
+    return partial(fundus_source, size=size) if name == "fundus" else SOURCE[name]
 
 
 def _tensor(values: Any, like: Tensor) -> Tensor:
@@ -183,15 +223,20 @@ def _power(images: Tensor, exponents: Sequence[float]) -> Tensor:
 
 
 def _eraser(images: Tensor, rngs: Rngs) -> Tensor:
-    """With p .5 a box of one grey value, .02 to .06 of the area, ratio of its sides .3 to .6."""
+    """With p .5 a box of one grey value, .02 to .06 of the area, ratio of its sides .3 to .6.
+
+    Code: the size is drawn again with the place until it fits, so large boxes are rarer.
+    """
     height, width = images.shape[-2:]
     boxes, values = [], []
     for rng in rngs:
         on = rng.random() < 0.5
-        area = rng.uniform(0.02, 0.06) * height * width
-        ratio = rng.uniform(0.3, 0.6)
-        w, h = min(int((area / ratio) ** 0.5), width), min(int((area * ratio) ** 0.5), height)
-        x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
+        x, y, w, h = width, height, 0, 0
+        while x + w > width or y + h > height or not w:
+            area = rng.uniform(0.02, 0.06) * height * width
+            ratio = rng.uniform(0.3, 0.6)
+            w, h = int((area / ratio) ** 0.5), int((area * ratio) ** 0.5)
+            x, y = int(rng.integers(width)), int(rng.integers(height))
         values.append(rng.uniform(0, 255))
         boxes.append((x, x + w, y, y + h if on else y))
     left, right, top, bottom = _tensor(boxes, images).T.reshape(4, -1, 1, 1, 1)
@@ -218,8 +263,8 @@ def _quarter_turns(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, 
     return torch.stack(new_images), torch.stack(new_labels)
 
 
-def _warp(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
-    """Scale with crop (p .5) and elastic deformation (p .5) in one look-up per pixel.
+def _warp(images: Tensor, labels: Tensor, rngs: Rngs, size: int) -> tuple[Tensor, Tensor]:
+    """Scale (p .5), crop and elastic deformation (p .5) in one look-up per pixel.
 
     What comes from outside the frame is black and background.
     """
@@ -227,25 +272,23 @@ def _warp(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
     frames, noises, chosen = [], [], []
     for sample, rng in enumerate(rngs):
         scaled, elastic = rng.random(2) < 0.5
-        frame = _scale_and_crop(rng, height, width)
+        sides = [int(side * rng.uniform(0.5, 1.5)) if scaled else side for side in (width, height)]
+        frame = _crop(rng, sides[0], sides[1], size)
         noise = rng.standard_normal((2, KNOTS, KNOTS), np.float32)
-        if scaled or elastic:
+        if scaled or elastic or (height, width) != (size, size):
             chosen.append(sample)
-            frames.append(frame if scaled else (0.0, 0.0, 1.0, 1.0))
+            frames.append((*frame, sides[0] / width, sides[1] / height))
             noises.append(noise * elastic)
     if not chosen:
         return images, labels
     left, top, scale_x, scale_y = _tensor(frames, images).T.reshape(4, -1, 1, 1)
     # A sum of Gaussians with random weights: the field of noise smoothed pixel by pixel has the
-    # same (normal) distribution and covariance, without a boundary, and costs 300 times more.
-    field = (
-        _gaussians(height, images)
-        @ _tensor(np.stack(noises), images)
-        @ (_gaussians(width, images).T)
-    )
-    shift_x, shift_y = (ELASTIC_RMS * height * field).unbind(1)
-    x = torch.arange(width, device=images.device) + 0.5
-    y = torch.arange(height, device=images.device).view(-1, 1) + 0.5
+    # same (normal) distribution and covariance, and costs 300 times more.
+    gaussians = _gaussians(size, images)
+    field = gaussians @ _tensor(np.stack(noises), images) @ gaussians.T
+    shift_x, shift_y = (ELASTIC_RMS * size * field).unbind(1)
+    x = torch.arange(size, device=images.device) + 0.5
+    y = x.view(-1, 1)
     grid = torch.stack(
         (
             (x + shift_x + left) * (2 / (scale_x * width)) - 1,
@@ -258,35 +301,33 @@ def _warp(images: Tensor, labels: Tensor, rngs: Rngs) -> tuple[Tensor, Tensor]:
     looked_up = F.grid_sample(
         labels[rows].unsqueeze(1).float(), grid, mode="nearest", align_corners=False
     )
-    return (
-        images.index_copy(0, rows, warped),
-        labels.index_copy(0, rows, looked_up.squeeze(1).to(labels.dtype)),
-    )
+    moved = looked_up.squeeze(1).to(labels.dtype)
+    if len(chosen) == len(images):
+        return warped, moved
+    return images.index_copy(0, rows, warped), labels.index_copy(0, rows, moved)
 
 
-def _scale_and_crop(
-    rng: np.random.Generator, height: int, width: int
-) -> tuple[float, float, float, float]:
-    """Left, top, horizontal and vertical scale of a crop of the frame's size, in scaled pixels.
+def _crop(rng: np.random.Generator, width: int, height: int, size: int) -> tuple[float, float]:
+    """Left and top of a crop of `size` from an image whose sides, scaled, are these.
 
-    Code: sides scaled independently by U(.5, 1.5); where one is too short, all four sides are
-    padded by half of what is missing plus 5 px at 512 (that share of the frame here).
+    Code: where one is too short, all four sides are padded by half of what is missing plus 5 px
+    at 512 (that share of the frame here).
     """
-    new_width, new_height = (int(side * rng.uniform(0.5, 1.5)) for side in (width, height))
-    missing = max(width - new_width, height - new_height)
-    pad = missing // 2 + round(5 * height / 512) if missing > 0 else 0
-    left = rng.integers(max(new_width + 2 * pad - width, 0) + 1) - pad
-    top = rng.integers(max(new_height + 2 * pad - height, 0) + 1) - pad
-    return float(left), float(top), new_width / width, new_height / height
+    missing = max(size - width, size - height)
+    pad = missing // 2 + round(5 * size / 512) if missing > 0 else 0
+    left = rng.integers(max(width + 2 * pad - size, 0) + 1) - pad
+    top = rng.integers(max(height + 2 * pad - size, 0) + 1) - pad
+    return float(left), float(top)
 
 
 def _gaussians(size: int, like: Tensor, sigma: float = ELASTIC_SIGMA, count: int = KNOTS) -> Tensor:
     """(size, count): value of each knot's Gaussian at each pixel; unit variance for unit noise.
 
+    Code: the noise ends at the frame, so the variance falls to one half at its edges.
     sigma: as a share of `size`.
     """
-    knots = np.linspace(-3, 1 / sigma + 3, count)  # in sigmas
+    spacing = 1 / sigma / count  # in sigmas
+    knots = (np.arange(count) + 0.5) * spacing
     pixels = (np.arange(size) + 0.5) / (size * sigma)
     values = np.exp(-((pixels[:, None] - knots) ** 2) / 2)
-    spacing = knots[1] - knots[0]
     return _tensor(values * (spacing / np.pi**0.5) ** 0.5, like)

@@ -40,7 +40,8 @@ class Cell:
 
     measured: mean over `seeds` finished runs; measured_std: over seeds, None for one.
     cases: test cases of each run; None where nothing ran or the runs do not agree.
-    difference: measured - published; None on phantoms, which say nothing about it.
+    difference: measured - published; None on phantoms, which say nothing about it, and between
+        pixels of different grids.
     verdict: "reproduced", "differs", "not comparable (why)", "not reported", "not in the paper",
         "failed", "not run", "not implemented", "no task (why)" (none of ours is scored so) or
         "invalid" (the benchmark file is at fault; the table's problems say how).
@@ -406,7 +407,8 @@ def _cell(
     if known and len(known) == len(values) and not behind.mixed:
         mean = statistics.fmean(known)
         std = statistics.stdev(known) if len(known) > 1 else None
-        if printed.value is not None and behind.runs[0].record.data == "real":
+        real = behind.runs[0].record.data == "real"
+        if printed.value is not None and real and not _other_pixels(benchmark, column, behind):
             difference = mean - printed.value
     unlike = behind.mixed or behind.apart
     if not values:
@@ -451,6 +453,8 @@ def _why_not(
         return "phantom data"
     fields = papers.full_fields(benchmark, row, column)
     changed = [change for record in records for change in _changed(benchmark, fields, record)]
+    if other_grid := _other_pixels(benchmark, column, behind):
+        return other_grid
     if changed:
         return f"profile: {', '.join(dict.fromkeys(changed))}"
     if other := [record.profile for record in records if record.profile != "paper"]:
@@ -467,6 +471,16 @@ def _why_not(
     if behind.failed:
         return f"{len(behind.failed)} of {len(behind.failed) + len(behind.values)} runs failed"
     return None
+
+
+def _other_pixels(benchmark: Benchmark, column: Column, behind: Evidence) -> str | None:
+    """Why distances are counted in pixels of another size than the paper's, or None."""
+    paper = benchmark.recipe.get("size")
+    sizes = {run.record.recipe.get("size") for run in behind.runs} - {paper}
+    if column.unit != "pixel" or paper is None or not sizes:
+        return None
+    ours = ", ".join(str(size) for size in sorted(sizes, key=str))
+    return f"unit: pixels of a {ours}-px grid, {paper} in the paper"
 
 
 def _changed(benchmark: Benchmark, fields: Fields, record: Stored) -> list[str]:

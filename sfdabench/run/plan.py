@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,8 +130,12 @@ class Run:
         """The stage of the source model."""
         if self.given_source is not None:
             return self.given_source
+        learnt = [
+            dataclasses.replace(split, how=split.how.for_training(self.recipe))
+            for split in self.source_train
+        ]
         sees: dict[str, Any] = {
-            "source": self._seen(self.source_train),
+            "source": self._seen(learnt),
             "validation": self._seen(self.source_test),
         }
         if self.recipe.backbone_weights is not None:
@@ -177,7 +181,6 @@ class Run:
 
     def _link(self, name: str, method: Method, start: Stage) -> Stage:
         needs = method.needs
-        source = self._seen(self.source_train)
         sees: dict[str, Any] = {}
         if needs.online:
             sees["target test"] = self._seen([self.target_test])
@@ -186,9 +189,12 @@ class Run:
         if needs.target_labels:
             sees["target labels"] = self._seen([self.target_train])
         if needs.source_data:
-            sees["source"] = source
+            sees["source"] = self._seen(
+                dataclasses.replace(split, how=dataclasses.replace(split.how, raters=needs.raters))
+                for split in self.source_train
+            )
         if needs.class_ratio:
-            sees["class ratio"] = source
+            sees["class ratio"] = self._seen(self.source_train)
         beside = (self._source_side(needs.source_stage),) if needs.source_stage else ()
         return Stage(
             kind="methods",
@@ -223,7 +229,7 @@ class Run:
             start=self.source,
         )
 
-    def _seen(self, splits: Sequence[Split]) -> list[dict[str, Any]]:
+    def _seen(self, splits: Iterable[Split]) -> list[dict[str, Any]]:
         """What a stage's key holds of splits; a phantom is never taken for real data."""
         return [split.inputs | {"data": self.data} for split in splits]
 

@@ -140,18 +140,14 @@ def alike(cache: Path, run: Run) -> list[Stage]:
     All is the same but the content of the source files, which nobody can compare.
     """
     wanted, task = run.source, run.task
-    roles = {"source": "source", "validation": "source test"}
-    how = {
-        role: [
-            {
-                "dataset": d.dataset,
-                "data": run.data,
-                "how": plain(Preparation.of(task, d, run.recipe.size, prepared)),
-            }
-            for d in task.source
-        ]
-        for role, prepared in roles.items()
-    }
+    size = run.recipe.size
+    how: dict[str, list[dict[str, Any]]] = {"source": [], "validation": []}
+    for d in task.source:
+        kind = {"dataset": d.dataset, "data": run.data}
+        learnt = Preparation.of(task, d, size, "source").for_training(run.recipe)
+        held_out = Preparation.of(task, d, size, "source test")
+        how["source"].append(kind | {"how": plain(learnt)})
+        how["validation"].append(kind | {"how": plain(held_out)})
     return [a.stage for a in every(cache) if _alike(a.stage, wanted, how)]
 
 

@@ -46,9 +46,9 @@ class Stages:
 
     def prepare(self) -> None:
         """Prepare the splits that will be read; the source only where a stage has to be made."""
-        if any(SOURCE_ROLES & stage.sees.keys() for stage in self._missing()):
-            for role in ("source", "validation"):
-                for split, name in self._splits(role):
+        for stage in self._missing():
+            for role in sorted(SOURCE_ROLES & stage.sees.keys()):
+                for split, name in self._splits(role, stage):
                     self.arrays(split, name)
         self.arrays(self.run.target_train, "target")
         self.arrays(self.run.target_test, "target test")
@@ -112,7 +112,7 @@ class Stages:
         splits = {
             role: tuple(
                 _granted(self.arrays(split, name), labels=role in LABELLED_ROLES)
-                for split, name in self._splits(role)
+                for split, name in self._splits(role, stage)
             )
             for role in sorted(stage.sees.keys() - {"backbone"})
         }
@@ -125,17 +125,19 @@ class Stages:
             closed=self.closed,
         )
 
-    def _splits(self, role: str) -> list[tuple[Split, str]]:
-        """The splits behind a role of `Stage.sees`, and what progress calls them."""
+    def _splits(self, role: str, stage: Stage) -> list[tuple[Split, str]]:
+        """The splits that a stage sees in a role, and what progress calls them."""
         run = self.run
-        return {
-            "source": [(split, "source") for split in run.source_train],
-            "class ratio": [(split, "source") for split in run.source_train],
-            "validation": [(split, "source test") for split in run.source_test],
-            "target": [(run.target_train, "target")],
-            "target labels": [(run.target_train, "target")],
-            "target test": [(run.target_test, "target test")],
+        splits, name = {
+            "source": (run.source_train, "source"),
+            "class ratio": (run.source_train, "source"),
+            "validation": (run.source_test, "source test"),
+            "target": ((run.target_train,), "target"),
+            "target labels": ((run.target_train,), "target"),
+            "target test": ((run.target_test,), "target test"),
         }[role]
+        seen = zip(splits, stage.sees[role], strict=True)
+        return [(split.as_seen(inputs), name) for split, inputs in seen]
 
     @property
     def closed(self) -> tuple[Path, ...]:

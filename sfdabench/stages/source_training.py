@@ -13,6 +13,8 @@ from sfdabench.core.task import Training
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
     from sfdabench.core.context import SourceContext
     from sfdabench.core.head import Head
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceTraining(Training, SourceStage):
-    """Adam with the recipe's loss and a rate that decays every epoch.
+    """Adam with the recipe's loss and a rate that changes every epoch.
 
     An auxiliary head learns the same with a weight of its own.
     """
@@ -33,7 +35,7 @@ class SourceTraining(Training, SourceStage):
         import torch
 
         from sfdabench.primitives.losses import supervised_loss
-        from sfdabench.primitives.views import SOURCE
+        from sfdabench.primitives.views import training_view
 
         model = context.model()
         optimiser = torch.optim.Adam(
@@ -42,7 +44,8 @@ class SourceTraining(Training, SourceStage):
             betas=(self.beta1, self.beta2),
             weight_decay=self.weight_decay,
         )
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, self.decay)
+        schedule = self._schedule(optimiser)
+        view = training_view(self.augmentation, context.source.size)
         best = copy.deepcopy(model)
         best_seen = torch.tensor([-1.0, -1.0])  # Dice, epoch
         epochs = context.epochs(
@@ -56,7 +59,7 @@ class SourceTraining(Training, SourceStage):
         auxiliary = self.auxiliary_weight if hasattr(model.network, "heads") else 0.0
         for epoch in epochs:
             model.train()
-            for images, masks in context.source.pairs(self.batch_size, SOURCE[self.augmentation]):
+            for images, masks in context.source.pairs(self.batch_size, view):
                 heads = model.heads(images) if auxiliary else (model(images),)  # type: ignore[operator]
                 losses = [
                     supervised_loss(logits, masks, context.head, self.loss) for logits in heads
@@ -75,6 +78,16 @@ class SourceTraining(Training, SourceStage):
                     best_seen.copy_(torch.tensor([dice, float(epoch)]))
         context.note(selected_epoch=int(best_seen[1]), validation_dice=float(best_seen[0]))
         return best
+
+    def _schedule(self, optimiser: Optimizer) -> LRScheduler:
+        """Of the rate, stepped after each epoch."""
+        from torch.optim.lr_scheduler import ExponentialLR, LambdaLR
+
+        from sfdabench.primitives.teacher import ramp_up_and_down
+
+        if self.schedule == "exponential":
+            return ExponentialLR(optimiser, self.decay)
+        return LambdaLR(optimiser, lambda e: ramp_up_and_down((e + 1) / self.epochs, self.ramp))
 
 
 def validation_dice(

@@ -12,13 +12,14 @@ PERONE = Paper(
 PAPER = Recipe(
     size=200,  # paper: 200 px of 0.25 mm
     network="unet_gn",
-    augmentation="anatomy",  # paper: rotation, scale and shift; ours for its elastic field
+    augmentation="spinal_cord",  # code
     loss="dice",  # code
     epochs=350,  # paper
     batch_size=12,  # paper
     learning_rate=6e-4,  # paper
     beta2=0.999,  # code: the paper's beta1 of 0.99 is not in it
-    decay=0.987,  # ours: code rises for 50 epochs, then falls as a cosine
+    schedule="ramp_and_cosine",  # paper §4.4: up for 50 epochs, then down as a cosine
+    ramp=1 / 7,
     weight_decay=6e-4,  # code
     select="last",  # code
     validate_every=25,
@@ -28,14 +29,14 @@ PHANTOM = Recipe(
     size=64,
     network="unet_gn",
     network_fields={"width": 16, "dropout": 0.05},
-    augmentation="anatomy",
+    augmentation="spinal_cord",
     loss="dice",
-    epochs=25,
+    epochs=8,
     batch_size=8,
     learning_rate=6e-3,
-    decay=0.9,
+    decay=0.75,
     select="last",
-    validate_every=5,
+    validate_every=2,
     threshold=0.5,
 )
 
@@ -62,7 +63,7 @@ def grey_matter(site: int) -> Task:
         intensity="zscore_plane",  # paper
         source_planes="labelled",  # code: slices without grey matter are left out
         target_planes="nonzero",  # code
-        augmentation="anatomy",
+        augmentation="spinal_cord",
         profiles={"paper": PAPER, "phantom": PHANTOM},
         protocols=("strict", "self_ensembling"),
     )

@@ -8,7 +8,7 @@ TASK = Task(
     title="Abdomen, CHAOS T2-SPIR MRI → MALBCV CT",
     paper=Paper(
         "Adaptive pseudo labeling for source-free domain adaptation in medical image segmentation",
-        "ICASSP 2022 (venue from memory)",
+        "ICASSP 2022",
         "no public code",
     ),
     source=(Domain("chaos", train="t2spir-train", test="t2spir-test", ceiling=99.5),),

@@ -414,7 +414,7 @@ PROTOCOLS = {
     "step of post-processing that does not exist": Break(
         "beal",
         "exceptions_are_fields",
-        {"    exceptions={": '    postprocess=("polish",),\n    exceptions={'},
+        {'"drishti": {"threshold"': '"drishti": {"postprocess": ("polish",), "threshold"'},
     ),
 }
 

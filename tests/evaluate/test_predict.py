@@ -30,7 +30,10 @@ def split(shape=(16, 16), box=(0, 0, 16, 16), planes=(1, 1)):
     place = Geometry(shape, box)
     cases = [
         PreparedCase(
-            "ab"[i], count, place, None, packed=0, first_plane=sum(planes[:i]), first_byte=0
+            *("ab"[i], count, 16, place, None),
+            packed=0,
+            first_pixel=256 * sum(planes[:i]),
+            first_byte=0,
         )
         for i, count in enumerate(planes)
     ]

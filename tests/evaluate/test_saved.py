@@ -222,7 +222,10 @@ def test_a_folder_of_folders_names_those_with_masks(three):
     [
         ("cbmt", "it scores on the network's grid and its threshold is not the 0.5"),
         ("dpl", "its network predicts in train mode"),
-        ("beal", "its threshold is not the 0.5 of saved masks and it differs by data set"),
+        (
+            "beal",
+            "its threshold is not the 0.5 of saved masks and it cleans up each class's planes",
+        ),
         ("sifa", "it scores on the network's grid;"),
         ("self_ensembling", "it scores against each rater"),
         ("self_ensembling_legacy", "it reproduces defects of a code"),

@@ -122,3 +122,17 @@ def test_regions_are_unions_and_classes_may_nest():
     assert masks.tolist() == [[[False, False, True]], [[False, True, True]]]
     task = replace(TASK, regions={"both": ("cup", "disc")})
     assert region_masks(label, task).tolist() == [[[False, True, True]]]
+
+
+def test_what_was_drawn_says_what_is_empty_not_what_flooring_left():
+    """methods-cross-modality.md §1.4: such a slice is kept and scored 0, as in the code."""
+    legacy = registry.load("protocols", "self_ensembling_legacy")
+    drawn = np.zeros((1, 2, 8, 8), bool)
+    drawn[0, 0, 2:4, 2:4] = True
+    tally = Tally(legacy, ["grey_matter"])
+    tally.add("a", drawn, np.zeros_like(drawn), (1.0, 1.0, 1.0), drawn)
+    dice = [score for score in tally.scores if score.metric == "dice"]
+    assert [(score.case, score.value, score.undefined) for score in dice] == [("a/0", 0.0, False)]
+    plain = Tally(legacy, ["grey_matter"])
+    plain.add("a", drawn, np.zeros_like(drawn), (1.0, 1.0, 1.0))
+    assert not plain.scores

@@ -86,8 +86,8 @@ def encoder_and_heads(model, *, affine):
     return parts
 
 
-def sgd(parameters, rate):
-    return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=5e-4)
+def sgd(parameters, rate, **more):
+    return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=5e-4, **more)
 
 
 def set_rate(optimiser, rate):
@@ -268,12 +268,12 @@ def apl(scene):
             labels, ordered = mean.argmax(1), mean.sort(dim=1, descending=True).values
             confidence = ordered[:, 0] - ordered[:, 1]
             consistency = 0.0
-            pixels, winners_p, winners_q = p[0, 0].numel(), p.argmax(1), q.argmax(1)
+            winners_p, winners_q = p.argmax(1), q.argmax(1)
             for i in range(p.shape[1]):
                 for j in range(p.shape[1]):
                     if i != j:
-                        share = ((winners_p == i) & (winners_q == j)).sum((1, 2)) / pixels
-                        relevance = share * (p[:, i] * q[:, j]).mean((1, 2))
+                        pixels = ((winners_p == i) & (winners_q == j)).sum((1, 2))
+                        relevance = pixels * (p[:, i] * q[:, j]).mean((1, 2))
                         consistency = consistency + relevance.mean()
             step(fast, consistency, inputs=heads)
             main, auxiliary = (cross_entropy(x, labels) for x in model.heads(batch.plain))
@@ -291,12 +291,13 @@ def mrnet(scene):
         for side in (24, 30):
             view = F.interpolate(images, (side, side), mode="bilinear", align_corners=True)
             main, auxiliary = model.heads(view)
-            p = (main + 0.5 * auxiliary).softmax(1)
-            total = total + F.interpolate(p, (24, 24), mode="bilinear", align_corners=True)
+            logits = main + 0.5 * auxiliary
+            logits = F.interpolate(logits, (24, 24), mode="bilinear", align_corners=True)
+            total = total + logits.softmax(1)
     labels = total.argmax(1)
     model.train()
     encoder, heads = encoder_and_heads(model, affine=True)
-    slow, fast = sgd(encoder, 1e-3), sgd(heads, 1e-2)
+    slow, fast = (sgd(p, 1e-3, nesterov=True) for p in (encoder, heads))
     done = 0
     for _ in scene.epochs(2):
         for batch in scene.batches():

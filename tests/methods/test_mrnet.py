@@ -81,10 +81,20 @@ def test_the_first_step_by_an_oracle(tmp_path):
     after = done.deployed.weights()
     for name, weight in model.network.named_parameters():
         rate = 1.0 if name.partition(".")[0] in ("classifier", "auxiliary") else 0.1
-        expected = -rate * (weight.grad + 5e-4 * weight)
+        gradient = weight.grad + 5e-4 * weight
+        expected = -rate * (gradient + 0.9 * gradient)  # Nesterov's look ahead
         moved = after[name] - done.start.weights()[name]
         assert torch.allclose(moved, expected, rtol=1e-3, atol=1e-5), name
         assert moved.abs().max() > 1e-4, name
+
+
+def test_the_rate_rises_and_falls():
+    method = MRNet(warm_up=0.1, power=1.0)
+    rates = [method.rate(k, 100) for k in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(0.91)
+    assert rates[55] == pytest.approx(0.45)
+    assert MRNet(warm_up=0.0).rate(0, 100) == 1
 
 
 def test_what_the_labels_are_made_of(tmp_path):

@@ -179,3 +179,31 @@ def test_every_variant_is_another_method(tmp_path):
         for i, fields in enumerate(variants)
     }
     assert len(hashes) == len(variants)
+
+
+def test_channel_weights_matter_with_the_mean_and_not_with_the_sum(tmp_path):
+    """The summed loss pins scale and shift either way, and Adam divides its size out."""
+
+    slow = {"epochs": 10, "batch_size": 4, "learning_rate": 1e-3, "entropy_weight": 1.0}
+
+    def apart(name, **fields):
+        with_weights, without = (
+            attempt(
+                OSUDA(**slow, channel_weighting=on, **fields),
+                Toy(),
+                tmp_path / f"{name}-{on}",
+            ).deployed.weights()
+            for on in (True, False)
+        )
+        gaps = [(with_weights[n].float() - without[n].float()).abs().mean() for n in without]
+        return max(gaps).item()
+
+    assert apart("sum", consistency="sum") < apart("mean", consistency="mean") / 5
+
+
+def test_the_optimiser_is_a_choice(tmp_path):
+    adam, sgd = (
+        sha256(attempt(OSUDA(epochs=1, optimiser=kind), Toy(), tmp_path / kind).deployed.weights())
+        for kind in ("adam", "sgd")
+    )
+    assert adam != sgd

@@ -57,7 +57,7 @@ def test_averages_switch_and_the_teacher_is_beyond_the_gradient(entry, tmp_path,
     steps = 4 if entry is SelfEnsembling else 6
     early = steps // 2  # the first epoch of three has half of the steps of the other two
     assert seen == pytest.approx(
-        [1 - 1 / (step + 1) for step in range(1, early + 1)] + [0.999] * steps
+        [1 - 1 / (step + 1) for step in range(1, early + steps + 1)]  # warm after the switch too
     )
     assert seen[:2] == pytest.approx([1 / 2, 2 / 3])
 
@@ -76,21 +76,21 @@ def test_optimiser_and_rate(entry, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim, "Adam", Watched)
     attempt(entry(epochs=4, batch_size=9, rate_ramp=0.5), Toy(), tmp_path)
-    expected = [math.exp(-5), math.exp(-1.25), 1, 0.5]
+    expected = [math.exp(-1.25), 1, 0.5, 0]
     assert rates == pytest.approx([6e-4 * value for value in expected])
 
 
 @pytest.mark.parametrize("entry", BOTH)
 def test_weight_of_the_consistency(entry, tmp_path):
     attempt(entry(epochs=4, batch_size=9, weight_ramp=0.5), Toy(), tmp_path)
-    expected = [20 * math.exp(-5), 20 * math.exp(-1.25), 20, 20]
+    expected = [20 * math.exp(-1.25), 20, 20, 20]
     assert curves(tmp_path)["weight"] == pytest.approx(expected)
 
 
 def test_defaults_are_the_papers_epochs():
     method = SelfEnsembling()
     assert (method.epochs, method.weight, method.batch_size) == (350, 20, 12)
-    # 50 epochs, counted from 0, belong to the early average; the rate is full in the next
+    # epochs 1 to 50 belong to the early average; in the last of them the rate is full
     assert 50 / method.epochs == method.rate_ramp == method.ema_switch
     assert 100 / method.epochs == method.weight_ramp
 
@@ -193,7 +193,7 @@ class ByHand(Method):
 
     @property
     def needs(self):
-        return Needs(source_data=self.source)
+        return Needs(source_data=self.source, raters="each")
 
     def adapt(self, context):
         student, teacher = context.model().train(), context.model().train()
@@ -206,7 +206,8 @@ class ByHand(Method):
             rate, weight = RATES[epoch], 20 * WEIGHTS[epoch]
             target = self.passes(context.target, plain=views.identity)
             if self.source:
-                steps = context.source.pairs(self.size, views.SOURCE[context.augmentation])
+                view = views.training_view(context.augmentation, None)
+                steps = context.source.pairs(self.size, view)
             else:
                 steps = [None] * -(-len(context.target) // self.size)
             for pair in steps:
@@ -226,7 +227,7 @@ class ByHand(Method):
                     teacher(pair[0])
                 step += 1
                 self.adam(p, torch.autograd.grad(loss, p), first, second, step, rate)
-                ema = min(1 - 1 / (step + 1), 0.99) if epoch < 1 else 0.9
+                ema = min(1 - 1 / (step + 1), 0.99 if epoch < 1 else 0.9)
                 with torch.no_grad():
                     for mine, its in zip(teacher.parameters(), p, strict=True):
                         mine.copy_(ema * mine + (1 - ema) * its)
@@ -246,8 +247,8 @@ class ByHand(Method):
 
 
 # Both ramps end after half of four epochs; then the rate falls as a cosine.
-RATES = (6e-3 * math.exp(-5), 6e-3 * math.exp(-1.25), 6e-3, 3e-3)
-WEIGHTS = (math.exp(-5), math.exp(-1.25), 1, 1)
+RATES = (6e-3 * math.exp(-1.25), 6e-3, 3e-3, 0)
+WEIGHTS = (math.exp(-1.25), 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_four_epochs_are_those_written_by_hand(fields, by_hand, tmp_path):
     expected = parameters(ByHand(**by_hand), tmp_path / "by-hand")
     start = parameters(SourceOnly(), tmp_path / "start")
     for one, other in zip(found, expected, strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
+        assert torch.allclose(one, other, atol=1e-4)  # Adam enlarges rounding where little moves
     # far beyond that tolerance
     assert min((a - b).abs().max() for a, b in zip(found, start, strict=True)) > 1e-3
 

@@ -11,7 +11,7 @@ from torch import nn
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.head import HEADS, SIGMOID
-from sfdabench.models.composites import Averaged, Normalised, describe, rebuild
+from sfdabench.models.composites import Averaged, MergedHeads, Normalised, describe, rebuild
 from sfdabench.models.normaliser import Normaliser
 from sfdabench.models.part import Part
 from sfdabench.models.segmenter import OnlineSegmenter, Segmenter
@@ -366,3 +366,32 @@ def test_weights_that_do_not_fit_are_named():
         rebuild(network(), None, state, "f")
     with pytest.raises(BadInput, match="missing"):
         rebuild(network(), described, segmenter().weights(), "f")
+
+
+@pytest.mark.parametrize("merge", ["probabilities", "logits"])
+def test_merged_heads_are_rebuilt(merge):
+    head = HEADS["softmax"]
+    model = MergedHeads(segmenter(), head, merge, weight=0.5)
+    description = json.loads(json.dumps(describe(model)))
+    again = rebuild(network(seed=1), description, model.weights(), "a file")
+    with torch.no_grad():
+        main, auxiliary = model.heads(IMAGES)
+        merged = model(IMAGES)
+        assert torch.equal(merged, again(IMAGES))
+        if merge == "logits":
+            expected = (main + auxiliary / 2).softmax(1)
+        else:
+            expected = (main.softmax(1) + auxiliary.softmax(1) / 2) / 1.5
+    assert torch.allclose(merged.softmax(1), expected, atol=1e-5)
+    assert MergedHeads(model, head, "logits").network is model.network
+
+
+def test_merged_heads_go_around_a_plain_segmenter():
+    with pytest.raises(RunFailed, match="goes around a plain Segmenter, not a Normalised"):
+        MergedHeads(Normalised(segmenter(), Normaliser(3)), SIGMOID, "logits")
+
+
+@pytest.mark.parametrize("wrong", [{"merge": "logits", "weight": 1.0}, {"head": "sigmoid"}])
+def test_a_description_of_merged_heads_that_lacks_something_is_refused(wrong):
+    with pytest.raises(BadInput, match="a file: not the description of a composite"):
+        rebuild(network(), {"name": "MergedHeads", **wrong}, network().state_dict(), "a file")

@@ -80,6 +80,35 @@ def test_which_planes_are_kept(case):
     assert (cut(case, planes="labelled").labels.max(axis=(1, 2)) == 3).all()
 
 
+class Rated(Volume):
+    """Three raters: all mark plane 1, two plane 2, one plane 3 with another value (2)."""
+
+    def read_raters(self, case):
+        maps = np.zeros((3, 4, 16, 16), np.uint8)
+        maps[:, 1, 4:12, 4:12] = 3
+        maps[1:, 2, 4:8, 4:8] = 3
+        maps[2, 3] = 2
+        return maps
+
+
+def test_each_rater_makes_a_plane_of_what_he_marked(case):
+    planes = cut(case, Rated(), size=16, planes="labelled", raters="each", values=(3,))
+    assert planes.images.shape == (5, 2, 16, 16)
+    assert (planes.images[0] == planes.images[1]).all()
+    assert (planes.labels == 3).sum(axis=(1, 2)).tolist() == [64, 64, 64, 16, 16]
+    assert planes.raters == 3
+    every = cut(case, Rated(), planes="labelled", raters="each")
+    assert len(every.images) == 6
+    assert len(cut(case, Rated(), planes="labelled").images) == 2  # the majority is a choice
+
+
+def test_larger_files_keep_their_scale_where_that_is_asked_for(case):
+    how = dataclasses.replace(HOW, size=64, file_scale=True)
+    assert [how.side(side) for side in (300, 512, 800, 1024)] == [64, 64, 100, 128]
+    assert dataclasses.replace(how, size=512).side(800) == 800
+    assert dataclasses.replace(how, file_scale=False).side(800) == 64
+
+
 def test_a_case_that_leaves_no_plane_is_a_fault(case):
     class Bare(Volume):
         def read_label(self, case):

@@ -250,6 +250,17 @@ def test_what_stands_in_the_way_of_a_comparison(put, cells, keys, why):
     assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].verdict == f"not comparable ({why})"
 
 
+def test_pixels_of_another_grid_have_no_difference(put, cells):
+    """A pixel of a 128-px grid is four times as long as one of 512; points of Dice are points."""
+    put("cbmt", recipe={**RECIPE, "size": 128})
+    row = cells("cbmt-1", "CBMT(Ours)")
+    distance, dice = row["Disc ASSD"], row["Disc Dice"]
+    assert distance.verdict == ("not comparable (unit: pixels of a 128-px grid, 512 in the paper)")
+    assert distance.measured is not None
+    assert distance.difference is None
+    assert dice.difference is not None
+
+
 def test_copied_rows_are_set_beside_ours_but_not_compared(put, cells):
     put("source_only", disc=0.8318)
     put("supervised", disc=0.96)

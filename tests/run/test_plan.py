@@ -232,7 +232,7 @@ def test_another_name_for_a_method_sets_its_fields(tmp_path):
     assert slow.overrides == {"tent": {"online": True, "steps": 2}}
     free = plan(tmp_path, method="self_ensembling_sf")
     assert free.overrides == {"self_ensembling": {"source": False}}
-    assert free.chain[0][1].fields["epochs"] == 20, "the values of the phantom profile hold as well"
+    assert free.chain[0][1].fields["epochs"] == 8, "the values of the phantom profile hold as well"
 
 
 def test_phantom_values_hold_in_the_phantom_profile_only(tmp_path):

@@ -1,10 +1,10 @@
-"""How BEAL scored: the authors' grid, with thresholds and clean-up of its own on Drishti-GS."""
+"""How BEAL scored: the authors' grid, masks cleaned up, thresholds of its own on Drishti-GS."""
 
 from sfdabench.core.method import Paper
 from sfdabench.core.protocol import Protocol
 
 BEAL = Protocol(
-    title="BEAL: original grid, threshold 0.75; Drishti-GS with other thresholds and clean-up",
+    title="BEAL: original grid, threshold 0.75 (Drishti-GS: cup 0.1, disc 0.5), masks cleaned up",
     paper=Paper(
         "Boundary and entropy-driven adversarial learning for fundus image segmentation",
         "MICCAI 2019",
@@ -18,15 +18,6 @@ BEAL = Protocol(
     metrics=("dice",),
     empty="penalise",  # has no part: a smoothed Dice is always defined
     std="population",
-    exceptions={
-        "drishti": {  # code
-            "threshold": {"cup": 0.1, "disc": 0.5},
-            "postprocess": (
-                "median_five_times",
-                "erode_diamond",
-                "largest_component",
-                "fill_holes",
-            ),
-        }
-    },
+    postprocess=("median_five_times", "erode_diamond", "largest_component", "fill_holes"),  # code
+    exceptions={"drishti": {"threshold": {"cup": 0.1, "disc": 0.5}}},  # code
 )

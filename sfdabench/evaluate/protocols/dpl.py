@@ -18,5 +18,7 @@ DPL = Protocol(
     metrics=("dice", "assd_mean"),
     empty="drop",  # code: undefined is dropped
     std="population",
-    mode="train",  # code; it also drops the pooled branch's batch norm, ours has running statistics
+    # code; it also drops the batch norm of the pooled branch, which changes nothing: what that
+    # branch adds is the same at every pixel, and the statistics of one image take it out again
+    mode="train",
 )
