@@ -74,6 +74,7 @@ def test_optimiser_and_rate(entry, tmp_path, monkeypatch):
             rates.append(group["lr"])
             return super().step(*arguments)
 
+    toy.source_model(Toy(), Needs())  # trained once a process, with an Adam of its own
     monkeypatch.setattr(torch.optim, "Adam", Watched)
     attempt(entry(epochs=4, batch_size=9, rate_ramp=0.5), Toy(), tmp_path)
     expected = [math.exp(-1.25), 1, 0.5, 0]
