@@ -101,7 +101,7 @@ def _labelled(
 def _source_data(
     toy: Toy, needs: Needs, clock: Clock, images: np.ndarray, labels: np.ndarray
 ) -> LabelledStream:
-    """The source as a method is given it; where raters count, every other image has one's masks."""
+    """The labelled source; where each rater counts, every other image has a second rater's mask."""
     if needs.raters == "each":
         smaller = np.minimum(labels, np.roll(labels, 1, axis=(1, 2)))
         labels = np.where(np.arange(len(labels))[:, None, None] % 2, smaller, labels)

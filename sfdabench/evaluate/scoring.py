@@ -57,12 +57,11 @@ class Scorer:
         for i, (name, masks) in enumerate(zip(self.prepared.ids, cases, strict=True)):
             for key, tally in tallies.items():
                 spacing = self._spacing(i, tally.protocol)
-                labels = self._references(i, tally.protocol)
-                floored = "floored_masks" in tally.protocol.legacy
-                as_drawn = self._references(i, tally.protocol, whole=True) if floored else labels
-                for rater, (label, drawn) in enumerate(zip(labels, as_drawn, strict=True)):
-                    shown = name if len(labels) == 1 else f"{name}/rater{rater + 1}"
-                    reference, marked = (region_masks(m, self.task) for m in (label, drawn))
+                references = self._references(i, tally.protocol)
+                for rater, (label, drawn) in enumerate(references):
+                    shown = name if len(references) == 1 else f"{name}/rater{rater + 1}"
+                    reference = region_masks(label, self.task)
+                    marked = reference if drawn is label else region_masks(drawn, self.task)
                     tally.add(shown, masks[key], reference, spacing, marked)
         return Scores(
             {name: tally.means() for name, tally in tallies.items()},
@@ -70,23 +69,24 @@ class Scorer:
             tuple((name, score) for name, tally in tallies.items() for score in tally.scores),
         )
 
-    def _references(
-        self, case: int, protocol: Protocol, *, whole: bool = False
-    ) -> list[np.ndarray]:
+    def _references(self, case: int, protocol: Protocol) -> list[tuple[np.ndarray, np.ndarray]]:
         """Label maps of a case in the protocol's geometry: one, or one a rater.
 
-        whole: not floored, whatever the protocol says.
+        Each as it is scored, and as it was drawn; the two differ where the protocol floors masks.
         """
         if protocol.references == "raters":
             maps = list(self.split.dataset.read_raters(self.split.cases[case]))
             if protocol.geometry == "original":
-                return maps
+                return [(label, label) for label in maps]
             place, size = self.prepared.cases[case].geometry, self.prepared.shape[-1]
-            floored = "floored_masks" in protocol.legacy and not whole
-            return [fit_label(label, place, size, floored=floored) for label in maps]
-        if protocol.geometry == "original":
-            return [self.prepared.original(case)]
-        return [self.prepared.case_labels(case)]
+            drawn = [fit_label(label, place, size, floored=False) for label in maps]
+            if "floored_masks" not in protocol.legacy:
+                return [(label, label) for label in drawn]
+            floored = [fit_label(label, place, size, floored=True) for label in maps]
+            return list(zip(floored, drawn, strict=True))
+        original = protocol.geometry == "original"
+        label = self.prepared.original(case) if original else self.prepared.case_labels(case)
+        return [(label, label)]
 
     def _spacing(self, case: int, protocol: Protocol) -> tuple[float, ...] | None:
         """Millimetres a step of the scored grid; None where the protocol counts pixels."""

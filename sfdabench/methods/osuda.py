@@ -78,8 +78,10 @@ class OSUDA(Method):
         model, source_model = context.model(), context.model().requires_grad_(False)
         layers, source = batch_norm_layers(model), batch_norm_layers(source_model)
         trained = select_trainable(model, self.trainable)
-        optimiser: torch.optim.Optimizer = torch.optim.Adam(trained, self.learning_rate)
-        if self.optimiser == "sgd":
+        optimiser: torch.optim.Optimizer
+        if self.optimiser == "adam":
+            optimiser = torch.optim.Adam(trained, self.learning_rate)
+        else:
             optimiser = torch.optim.SGD(trained, self.learning_rate, momentum=MOMENTUM)
         # Without entropy no term ever has a gradient, and what is not trained on is not logged.
         record = context.log if self.entropy_weight else context.track

@@ -83,7 +83,7 @@ class SelfEnsembling(Method):
             update_teacher,
             warm_ema,
         )
-        from sfdabench.primitives.views import anatomy_pair, identity, training_view
+        from sfdabench.primitives.views import SOURCE, anatomy_pair, identity
 
         student = context.model().train()
         teacher = context.model().train().requires_grad_(False)
@@ -99,7 +99,7 @@ class SelfEnsembling(Method):
         step = torch.tensor(0)
         deployed, other = (teacher, student) if self.deploy == "teacher" else (student, teacher)
         loop: dict[str, Any] = {"other": other, "optimiser": optimiser, "schedule": schedule}
-        size, view = self.batch_size, training_view(context.augmentation, None)
+        size, view = self.batch_size, SOURCE[context.augmentation]
         for epoch in context.epochs(self.epochs, deploy=deployed, step=step, **loop):
             progress = (epoch + 1) / self.epochs
             weight = self.weight * ramp_up(progress, self.weight_ramp)

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-import torch
 from torch import Tensor, nn
 
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.head import HEADS, Head
 from sfdabench.models.part import Part
-from sfdabench.models.segmenter import OnlineSegmenter, Precision, Segmenter
+from sfdabench.models.segmenter import Around, OnlineSegmenter, Precision, Segmenter
 from sfdabench.models.weights import fill
 
 LEAST = 1e-6  # probability that a mean is cut to, and one minus it
@@ -22,10 +21,41 @@ FOLDER = Path(__file__).parent
 BROKEN = (AttributeError, ArithmeticError, RuntimeError)  # what constructors end in as well
 
 
-class _Composite(Segmenter):
-    """Takes over the network of a segmenter, so that the network's weights keep their names.
+class _Composite(Around):
+    """A segmenter around the network of another, whose weights keep their names.
 
-    The part in front computes in float32, whatever the precision of the network.
+    Raises RunFailed for a model whose network it does not take.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        if not self._takes(model):
+            raise RunFailed(
+                f"{type(self).__name__} goes around a plain Segmenter, not a {type(model).__name__}"
+            )
+        super().__init__(model)
+
+    @classmethod
+    def _takes(cls, model: nn.Module) -> bool:
+        return type(model) is Segmenter
+
+    def description(self) -> dict[str, Any]:
+        """The constructor's values other than the model, as JSON types."""
+        return {}
+
+    @classmethod
+    def from_description(cls, model: nn.Module, description: Mapping[str, Any]) -> Self:
+        """The composite of which `description` said this. Raises TypeError for that of another."""
+        return cls(model, **description)
+
+    def fill(self, state: Mapping[str, Tensor], origin: Path | str) -> None:
+        """Take over what `weights` gave. Raises BadInput naming `origin` where it does not fit."""
+        fill(self.network, state, origin)
+
+
+class _InFront(_Composite):
+    """A composite with a part in front of the network.
+
+    The part computes in float32, whatever the precision of the network.
 
     place: the attribute, and the beginning of the names, of the part in front.
     Raises RunFailed for a model that has a part in front already, and for one that learns while
@@ -35,13 +65,8 @@ class _Composite(Segmenter):
     place = ""
 
     def __init__(self, model: nn.Module, part: nn.Module) -> None:
-        if type(model) is not Segmenter:
-            raise RunFailed(
-                f"{type(self).__name__} goes around a plain Segmenter, not a {type(model).__name__}"
-            )
-        last = model.memory_format == torch.channels_last
-        super().__init__(model.network, precision=model.precision, channels_last=last)
-        if any(name.startswith(f"{self.place}.") for name in model.network.state_dict()):
+        super().__init__(model)
+        if any(name.startswith(f"{self.place}.") for name in self.network.state_dict()):
             raise RunFailed(f"the network has weights called {self.place}.* itself; rename them")
         self.add_module(self.place, part)
 
@@ -50,14 +75,24 @@ class _Composite(Segmenter):
         """What stands in front of the network."""
         return self.get_submodule(self.place)
 
-    def options(self) -> dict[str, Any]:
-        """The constructor's values other than the model and the part, as JSON types."""
-        return {}
+    def description(self) -> dict[str, Any]:
+        """Where the class of the part is, and the values of its constructor."""
+        return {"part": _named(self.part)}
 
     @classmethod
-    def from_options(cls, model: nn.Module, part: nn.Module, options: Mapping[str, Any]) -> Self:
-        """The composite of which `options` said this. Raises TypeError for options of another."""
-        return cls(model, part, **options)
+    def from_description(cls, model: nn.Module, description: Mapping[str, Any]) -> Self:
+        """Build the part as well. Raises BadInput where its class is not one that may be built."""
+        rest = dict(description)
+        part = rest.pop("part")
+        entry = _part_class(part["module"], part["class"])
+        return cls(model, entry(**part["arguments"]), **rest)
+
+    def fill(self, state: Mapping[str, Tensor], origin: Path | str) -> None:
+        """Take over what `weights` gave, the network's and the part's."""
+        prefix = f"{self.place}."
+        super().fill({n: v for n, v in state.items() if not n.startswith(prefix)}, origin)
+        own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+        fill(self.part, own, origin)
 
     def weights(self) -> dict[str, Tensor]:
         """The network's state under its own names, and that of the part in front of it."""
@@ -65,7 +100,7 @@ class _Composite(Segmenter):
         return {**super().weights(), **own}
 
 
-class Normalised(_Composite):
+class Normalised(_InFront):
     """The network sees `before(images)`.
 
     model: the Segmenter whose network it takes. before: images (B, C, H, W) -> the same shape.
@@ -93,7 +128,7 @@ class Normalised(_Composite):
         return super().heads(self.part(images))
 
 
-class Averaged(_Composite):
+class Averaged(_InFront):
     """The mean of the probabilities of the images and of their translation, as logits.
 
     Features are those of the images alone: a mean of probabilities has none.
@@ -108,14 +143,14 @@ class Averaged(_Composite):
         super().__init__(model, translate)
         self.head = head
 
-    def options(self) -> dict[str, Any]:
-        """The head, by name."""
-        return {"head": self.head.name}
+    def description(self) -> dict[str, Any]:
+        """The part, and the head by its name."""
+        return {**super().description(), "head": self.head.name}
 
     @classmethod
-    def from_options(cls, model: nn.Module, part: nn.Module, options: Mapping[str, Any]) -> Self:
+    def from_description(cls, model: nn.Module, description: Mapping[str, Any]) -> Self:
         """The head is one of `HEADS`. Raises KeyError for another name."""
-        return super().from_options(model, part, {**options, "head": HEADS[options["head"]]})
+        return super().from_description(model, {**description, "head": HEADS[description["head"]]})
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, K, H, W), float32."""
@@ -132,11 +167,11 @@ class Averaged(_Composite):
         return self.head.logits(mean.clamp(LEAST, 1 - LEAST))
 
 
-class MergedHeads(Segmenter):
-    """What the main and the auxiliary head say together, as logits; needs "auxiliary".
+class MergedHeads(_Composite):
+    """The weighted sum of the main and the auxiliary head, as logits; needs "auxiliary".
 
-    It shares the network of a segmenter, and is about whatever that one is trained to. Features
-    and `heads` are those of the network.
+    It shares its network with `model`: training one trains the other. Features and `heads` are
+    those of the network.
 
     model: a plain Segmenter, or another MergedHeads, whose network it takes.
     merge: "probabilities" adds p + weight * q, "logits" adds the logits so.
@@ -152,18 +187,21 @@ class MergedHeads(Segmenter):
         merge: Literal["probabilities", "logits"],
         weight: float = 1.0,
     ) -> None:
-        if type(model) not in (Segmenter, MergedHeads):
-            raise RunFailed(
-                f"MergedHeads goes around a plain Segmenter, not a {type(model).__name__}"
-            )
-        plain = cast(Segmenter, model)
-        last = plain.memory_format == torch.channels_last
-        super().__init__(plain.network, precision=plain.precision, channels_last=last)
+        super().__init__(model)
         self.head, self.merge, self.weight = head, merge, weight
 
-    def options(self) -> dict[str, Any]:
-        """The constructor's values other than the model, as JSON types."""
+    @classmethod
+    def _takes(cls, model: nn.Module) -> bool:
+        return type(model) in (Segmenter, MergedHeads)
+
+    def description(self) -> dict[str, Any]:
+        """The head by its name, and how the heads are merged."""
         return {"head": self.head.name, "merge": self.merge, "weight": self.weight}
+
+    @classmethod
+    def from_description(cls, model: nn.Module, description: Mapping[str, Any]) -> Self:
+        """The head is one of `HEADS`. Raises KeyError for another name."""
+        return super().from_description(model, {**description, "head": HEADS[description["head"]]})
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, K, H, W), float32."""
@@ -176,8 +214,9 @@ class MergedHeads(Segmenter):
 
 
 ALONE = "Part"  # what a description calls a part that stands in front of no network
-MERGED = "MergedHeads"
-COMPOSITES: dict[str, type[_Composite]] = {"Normalised": Normalised, "Averaged": Averaged}
+COMPOSITES: dict[str, type[_Composite]] = {
+    kind.__name__: kind for kind in (Normalised, Averaged, MergedHeads)
+}
 
 
 def describe(model: nn.Module) -> dict[str, Any] | None:
@@ -189,11 +228,11 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
     another type, with a part in front that is no Part in a file of ours or
     of an entry, with a hook, or with a method replaced on an instance.
     """
-    plain = (Segmenter, OnlineSegmenter, MergedHeads, *COMPOSITES.values())
+    plain = (Segmenter, OnlineSegmenter, *COMPOSITES.values())
     if type(model) not in plain and not isinstance(model, Part):
         raise RunFailed(
             f"the deployed model is of type {type(model).__name__}: return context.model(), or a "
-            f"composite of sfdabench.models ({', '.join((*COMPOSITES, MERGED))})"
+            f"composite of sfdabench.models ({', '.join(COMPOSITES)})"
         )
     for name, module in model.named_modules():
         where = f"'{name}' of the deployed model" if name else "the deployed model"
@@ -206,11 +245,9 @@ def describe(model: nn.Module) -> dict[str, Any] | None:
                 )
     if isinstance(model, Part):
         return {"name": ALONE, "part": _named(model)}
-    if isinstance(model, MergedHeads):
-        return {"name": MERGED, **model.options()}
     if not isinstance(model, _Composite):
         return None
-    return {"name": type(model).__name__, "part": _named(model.part), **model.options()}
+    return {"name": type(model).__name__, **model.description()}
 
 
 def _named(part: nn.Module) -> dict[str, Any]:
@@ -245,25 +282,14 @@ def rebuild(
         return plain.eval()
     try:
         rest = dict(description)
-        name = rest.pop("name")
-        if name == MERGED:
-            merged = MergedHeads(plain, **rest | {"head": HEADS[rest["head"]]})
-            fill(network, state, origin)
-            return merged.eval()
-        part = rest.pop("part")
-        composite = COMPOSITES[name]
-        entry = _part_class(part["module"], part["class"])
-        model = composite.from_options(plain, entry(**part["arguments"]), rest)
+        model = COMPOSITES[rest.pop("name")].from_description(plain, rest)
     except (BadInput, RunFailed) as error:
         raise BadInput(f"{origin}: composite: {error}") from error
     except (KeyError, TypeError, ValueError, *BROKEN) as error:
         reason = f"{type(error).__name__}: {error}"
         raise BadInput(f"{origin}: not the description of a composite ({reason})") from error
     device = next(iter(network.state_dict().values())).device
-    prefix = f"{model.place}."
-    fill(network, {n: v for n, v in state.items() if not n.startswith(prefix)}, origin)
-    own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-    fill(model.part, own, origin)
+    model.fill(state, origin)
     return model.to(device).eval()
 
 

@@ -91,7 +91,16 @@ class Segmenter(nn.Module):
         return torch.autocast(kind, dtype=dtype)
 
 
-class OnlineSegmenter(Segmenter):
+class Around(Segmenter):
+    """Takes over the network of another segmenter, its memory format and its precision."""
+
+    def __init__(self, model: nn.Module) -> None:
+        start = cast(Segmenter, model)
+        last = start.memory_format == torch.channels_last
+        super().__init__(start.network, precision=start.precision, channels_last=last)
+
+
+class OnlineSegmenter(Around):
     """A segmenter that learns from each batch that it predicts (test-time adaptation).
 
     model: the Segmenter whose network it takes.
@@ -102,9 +111,7 @@ class OnlineSegmenter(Segmenter):
     def __init__(
         self, model: nn.Module, learn: Callable[[Tensor], Tensor], batch_size: int
     ) -> None:
-        start = cast(Segmenter, model)
-        last = start.memory_format == torch.channels_last
-        super().__init__(start.network, precision=start.precision, channels_last=last)
+        super().__init__(model)
         self.learn, self.batch_size = learn, batch_size
 
     def forward(self, images: Tensor) -> Tensor:

@@ -53,11 +53,10 @@ def cut_planes(dataset: Dataset, case: Case, how: Preparation) -> Planes:
         image, spacing = dataset.read_image(case, how.channels)
     else:
         image, spacing = dataset.read_image(case)
-    label = dataset.read_label(case) if case.label else None
+    label, maps = _read_labels(dataset, case, how) if case.label else (None, None)
     space = image.shape[1:]
     box = _box(dataset, case, image, label if how.by_label else None, how.crop, spacing)
     volume = image if image.ndim == 4 else image[:, None]
-    maps = None if label is None else _maps(dataset, case, label, how)
     kept = _kept(volume, maps, how)
     if not len(kept):
         raise DataFault(f"{case.image[0]}: no plane is left ('{how.planes}'); is the image empty?")
@@ -70,7 +69,8 @@ def cut_planes(dataset: Dataset, case: Case, how: Preparation) -> Planes:
     if how.intensity == "zscore_plane":
         mean, std = (f(images, axis=(2, 3), keepdims=True) for f in (np.mean, np.std))
         images = (images - mean) / np.maximum(std, 1e-6)
-    images = images[np.searchsorted(slices, kept[:, 1])]
+    if len(slices) < len(kept):  # several raters drew on one slice
+        images = images[np.searchsorted(slices, kept[:, 1])]
     labels = None
     if maps is not None:
         labels = np.stack([_fitted(maps[r, k][None], box, side, label=True)[0] for r, k in kept])
@@ -84,10 +84,14 @@ def cut_planes(dataset: Dataset, case: Case, how: Preparation) -> Planes:
     )
 
 
-def _maps(dataset: Dataset, case: Case, label: np.ndarray, how: Preparation) -> np.ndarray:
-    """Label maps (R, D, H, W): of the majority, or of each rater."""
-    maps = dataset.read_raters(case) if how.raters == "each" else label[None]
-    return maps if maps.ndim == 4 else maps[:, None]
+def _read_labels(dataset: Dataset, case: Case, how: Preparation) -> tuple[np.ndarray, np.ndarray]:
+    """The label map (*space) that is scored, and those to learn from, (R, D, H, W).
+
+    The latter are of the majority, or of each rater.
+    """
+    maps = dataset.read_raters(case) if how.raters == "each" else dataset.read_label(case)[None]
+    label = maps[0] if len(maps) == 1 else dataset.read_label(case)
+    return label, maps if maps.ndim == 4 else maps[:, None]
 
 
 def _box(

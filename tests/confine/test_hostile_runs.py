@@ -145,7 +145,8 @@ def test_a_network_reads_no_label_while_it_predicts(prizes, go, tmp_path, sessio
     network = ["network=hostile_net", "width=4", "depth=2"]
     expected = go(source_settings=network)
     mailbox = [tmp_path / "images", Path.home() / "sfdabench-images", "/dev/shm/sfdabench-images"]
-    mailbox += ["/tmp/sfdabench-images", session_cache / "stages" / "sfdabench-images"]
+    mailbox += [Path(tempfile.gettempdir()) / "sfdabench-images"]
+    mailbox += [session_cache / "stages" / "sfdabench-images"]
     # Its training may read the source's, and its predictions the target's images.
     target = [
         p for p in everything(prizes) if "tiny_source" not in str(p) and "images" not in str(p)

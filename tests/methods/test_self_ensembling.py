@@ -207,8 +207,7 @@ class ByHand(Method):
             rate, weight = RATES[epoch], 20 * WEIGHTS[epoch]
             target = self.passes(context.target, plain=views.identity)
             if self.source:
-                view = views.training_view(context.augmentation, None)
-                steps = context.source.pairs(self.size, view)
+                steps = context.source.pairs(self.size, views.SOURCE[context.augmentation])
             else:
                 steps = [None] * -(-len(context.target) // self.size)
             for pair in steps:
