@@ -49,20 +49,20 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def regular(path: Path, cure: str = ANEW) -> os.stat_result:
+def regular(path: Path, cure: str = ANEW, error: type[BadInput] = BadInput) -> os.stat_result:
     """The status of a regular file, links followed.
 
-    Raises BadInput where nothing is there, where it cannot be reached, and for a folder, a pipe
+    Raises `error` where nothing is there, where it cannot be reached, and for a folder, a pipe
     or a device, which a reader could wait for without end.
     """
     try:
         status = path.stat()
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: there is no such file; {cure}") from error
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be reached ({error.strerror}); {cure}") from error
+    except FileNotFoundError:
+        raise error(f"{path}: missing file; {cure}") from None
+    except OSError as reason:
+        raise error(f"{path}: cannot be reached ({reason.strerror}); {cure}") from reason
     if not stat.S_ISREG(status.st_mode):
-        raise BadInput(f"{path}: is not a file; {cure}")
+        raise error(f"{path}: is not a file; {cure}")
     return status
 
 

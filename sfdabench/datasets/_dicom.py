@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sfdabench.core.errors import DataFault
+from sfdabench.core.files import regular
 from sfdabench.formats.volumes import SKEWED, canonical, right_angles
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -49,8 +50,7 @@ def _open(path: Path) -> Any:
     """A reader that has read the header of one DICOM file. Raises DataFault naming the file."""
     from SimpleITK import ImageFileReader
 
-    if not path.is_file():
-        raise DataFault(f"{path}: missing file")
+    regular(path, "get this file again from the authors", DataFault)
     reader = ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))

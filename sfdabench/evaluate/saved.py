@@ -26,6 +26,9 @@ from sfdabench.formats.volumes import (
 )
 
 SUFFIXES = (".png", ".nii", ".nii.gz")
+GREY = ("1", "L", "LA", "I", "I;16", "P", "PA", "RGB", "RGBA")  # modes of Pillow; a palette may be
+ANEW = "save this mask anew"
+MAX_LABEL = 2**32 - 1  # of the widest type that masks come in
 Pair = tuple[str, Path, Path]  # case, prediction, reference
 
 
@@ -46,7 +49,9 @@ def read_mask(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray | No
 
 
 def _read_png(path: Path, header: bool) -> Any:
-    image = pictures.read(path, header=header, cure="")
+    image = pictures.read(path, header=header, cure=ANEW)
+    if image.mode not in GREY:
+        raise BadInput(f"{path}: pixels of mode {image.mode}; a mask has whole grey values")
     if header:
         return image.size[::-1]
     if image.mode in ("P", "PA"):  # a viewer shows the colours of a palette, not its numbers
@@ -60,7 +65,7 @@ def _read_png(path: Path, header: bool) -> Any:
 
 
 def _read_nifti(path: Path, header: bool) -> tuple[Any, np.ndarray]:
-    shape, affine, array = open_nifti(path, header=header)
+    shape, affine, array = open_nifti(path, header=header, cure=ANEW)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (2, 3):
@@ -82,7 +87,7 @@ def _whole(array: np.ndarray) -> bool:
 
 def _pairs(prediction: Path, reference: Path) -> list[Pair]:
     for flag, path in (("--prediction", prediction), ("--reference", reference)):
-        if not path.exists():
+        if not (path.is_file() or path.is_dir()):
             raise BadInput(f"{flag} {path}: no such file or folder")
     if prediction.is_dir() != reference.is_dir():
         raise BadInput("--prediction and --reference: give two files or two folders")
@@ -126,7 +131,10 @@ def _check_grids(pairs: Sequence[Pair]) -> None:
 
 
 def parse_classes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """'disc=0,128' texts -> class name -> label values."""
+    """'disc=0,128' texts -> class name -> label values.
+
+    Raises BadInput for another form, a name given twice, and values that no mask can hold.
+    """
     classes: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
@@ -136,6 +144,8 @@ def parse_classes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
             equals = ""
         if not equals or not name:
             raise BadInput(f"--class {text}: expected NAME=VALUE[,VALUE], such as disc=0,128")
+        if not all(0 <= value <= MAX_LABEL for value in parsed):
+            raise BadInput(f"--class {text}: labels are whole numbers from 0 to {MAX_LABEL}")
         if name in classes:
             raise BadInput(
                 f"--class {text}: {name} is given twice; put all its values into one, such as "
@@ -222,20 +232,28 @@ def score_saved(
 
     classes: name -> label values; by default every value but 0 in a reference is one class. A
     protocol of slices has a row a plane. Holds one pair of masks at a time.
-    Raises BadInput for pairs that do not match in name, shape, affine or label values, and for a
-    protocol that needs more than masks.
+    Raises BadInput for pairs that do not match in name, shape, affine or label values, for a class
+    that is in no mask, and for a protocol that needs more than masks.
     """
     rule = _scores_masks(protocol)
     pairs = _pairs(prediction, reference)
     _check_grids(pairs)
     classes = classes or _every_value(prediction, reference, pairs)
-    tally = Tally(rule, list(classes))
+    tally, held = Tally(rule, list(classes)), set[int]()
     for case, p_path, r_path in pairs:
         p, r, spacing = _read_pair(p_path, r_path)
+        held |= {int(value) for mask in (p, r) for value in np.unique(mask)}
         shown, truth = (np.stack([np.isin(m, v) for v in classes.values()]) for m in (p, r))
         tally.add(case, shown, truth, spacing)
     if not tally.scores:
         raise BadInput(f"--reference {reference}: {protocol} leaves out empty masks, and all are")
+    for name, values in classes.items():
+        if not held.intersection(values):
+            text = ",".join(map(str, values))
+            raise BadInput(
+                f"--class {name}={text}: no mask holds {text}; they hold "
+                f"{pictures.few(sorted(held))}{', ...' if len(held) > 5 else ''}"
+            )
     return list(_rows(tally))
 
 

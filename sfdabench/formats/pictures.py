@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfdabench.core.errors import DataFault
+from sfdabench.core.files import regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 ORIENTATION = 0x0112  # EXIF
-FROM_AUTHORS = "; get this file again from the authors"
+AGAIN = "get this file again from the authors"
 
 
 def few(values: ArrayLike) -> str:
@@ -28,28 +29,27 @@ def few(values: ArrayLike) -> str:
     return ", ".join(f"{value:g}" for value in np.ravel(values)[:5])
 
 
-def read(path: Path, *, header: bool = False, cure: str = FROM_AUTHORS) -> Image.Image:
+def read(path: Path, *, header: bool = False, cure: str = AGAIN) -> Image.Image:
     """An image with its pixels, or its header only, turned as its EXIF entry says.
 
-    Raises DataFault naming the file, with `cure` behind it, where it is missing, broken, or of more
-    pixels than Pillow takes for an image.
+    Raises DataFault naming the file and the `cure` where it is missing, broken, no file that can
+    be read from start to end, or of more pixels than Pillow takes for an image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    regular(path, cure, DataFault)
     try:
         with Image.open(path) as image:
             turned = _turned(image, header=header)
             if turned or not header:
                 image.load()
             return ImageOps.exif_transpose(image) if turned else image
-    except FileNotFoundError:
-        raise DataFault(f"{path}: missing file") from None
     except UnidentifiedImageError:
-        raise DataFault(f"{path}: not an image, whatever its name says{cure}") from None
+        raise DataFault(f"{path}: not an image, whatever its name says; {cure}") from None
     except Image.DecompressionBombError as error:
         raise DataFault(f"{path}: claims more pixels than any photograph has ({error})") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise DataFault(f"{path}: broken image file ({error}){cure}") from error
+        raise DataFault(f"{path}: broken image file ({error}); {cure}") from error
 
 
 def _turned(image: Image.Image, *, header: bool) -> bool:

@@ -8,21 +8,28 @@ axis order; their affine (to RAS+ millimetres, as nibabel has it) says which.
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from sfdabench.core.errors import DataFault
+from sfdabench.core.files import regular
 
+ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 CANONICAL = ("L", "P", "S")  # of axes x, y, z; the suite's arrays have them reversed
 HALF = 0.5  # ours: of a voxel; no voxel covers another one's place
 SKEW = 0.01  # ours: cosine between two axes; 0.6 degrees, more than rounding in any header makes
 SKEWED = "its axes are not at right angles (a tilted gantry?); resample it onto a straight grid"
 ROUNDING = 0.1  # ours: of a voxel at the corners, where rounded headers differ most
+AGAIN = "get this file again from the authors"
+MAX_BYTES = 2**30  # ours: of the voxels as stored; 2000 slices of 512 x 512 as int16
+MAX_OFFSET = 2**24  # ours: bytes in front of the voxels, header and extensions
+MAX_TAIL = 2**20  # ours: bytes behind the voxels
 
 
 def canonical(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -114,9 +121,7 @@ def read_nifti(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray]:
     Raises DataFault naming the file where it is missing, broken, not three-dimensional, or places
     its voxels nowhere.
     """
-    shape, affine, array = open_nifti(
-        path, header=header, cure="; get this file again from the authors"
-    )
+    shape, affine, array = open_nifti(path, header=header, cure=AGAIN)
     if len(shape) != 3:
         raise DataFault(f"{path}: shape {shape}, expected a volume of three axes")
     if not places_voxels(affine):
@@ -127,51 +132,92 @@ def read_nifti(path: Path, *, header: bool = False) -> tuple[Any, np.ndarray]:
 
 
 def open_nifti(
-    path: Path, *, header: bool = False, cure: str = ""
+    path: Path, *, header: bool = False, cure: str
 ) -> tuple[tuple[int, ...], np.ndarray, np.ndarray | None]:
     """Shape, affine in mm, and the array in file order, None with `header`; of any number of axes.
 
-    Raises DataFault naming the file, with `cure` behind it, where it is missing or broken, and
-    where it holds colours or other values than plain numbers, numbers that are not finite, or a
-    voxel size of 0.
+    Raises DataFault naming the file and the `cure` where it is missing or broken, where its header
+    gives an axis no length or claims more than MAX_BYTES or than the file holds, and where it holds
+    colours or other values than plain numbers, numbers that are not finite, or a voxel size of 0.
+    None of these takes more time or memory than the file should.
     """
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
+    regular(path, cure, DataFault)
     broken = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError)
     try:
+        raw = _raw_header(path)
         image: Any = nibabel.load(path)
-        _check_header(image, path)
+        _check_header(image, raw, path)
+        _check_length(image, path)
         shape, affine = image.shape, _in_millimetres(image)
         array = None if header else _voxels(image, path)
-    except FileNotFoundError:
-        raise DataFault(f"{path}: missing file") from None
     except (*broken, zlib.error) as error:
-        raise DataFault(f"{path}: not a whole NIfTI file ({error}){cure}") from error
+        raise DataFault(f"{path}: not a whole NIfTI file ({error}); {cure}") from error
     if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())
         raise DataFault(f"{path}: {count} voxels are NaN or infinite; convert the file anew")
     return shape, affine, array
 
 
-def _check_header(image: Any, path: Path) -> None:
-    """Refuse what nibabel would read as something else."""
+def _unpacked(path: Path) -> IO[bytes]:
+    """The file, opened; a packed one is unpacked as it is read."""
+    packed = path.suffix.lower() == ".gz"
+    return gzip.open(path) if packed else path.open("rb")  # type: ignore[return-value]
+
+
+def _raw_header(path: Path) -> Any:
+    """The header as it stands in the file: nibabel corrects a voxel size of 0 when it loads one.
+
+    Raises ValueError where nibabel would read more in front of the voxels than any file has there.
+    """
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    with _unpacked(path) as file:
+        block = file.read(Nifti2Header.template_dtype.itemsize)
+    of_2 = any(int.from_bytes(block[:4], order) == len(block) for order in ORDERS)
+    kind = Nifti2Header if of_2 else Nifti1Header
+    size = kind.template_dtype.itemsize
+    if len(block) < size:
+        raise ValueError(f"{len(block)} bytes, and a header takes {size}")
+    raw = kind(block[:size], check=False)
+    if not raw["vox_offset"] <= MAX_OFFSET:
+        raise ValueError(f"its header says that {raw['vox_offset']:g} bytes lie before the voxels")
+    return raw
+
+
+def _check_header(image: Any, raw: Any, path: Path) -> None:
+    """Refuse what nibabel would read as something else, and axes without a length."""
     if image.get_data_dtype().kind not in "iufb":
         raise DataFault(
             f"{path}: its values are colours or complex ({image.get_data_dtype()}), not one plain "
             "number a voxel; convert the file anew"
         )
+    if min(image.shape, default=0) < 1:
+        raise DataFault(f"{path}: shape {image.shape}, without a voxel; convert the file anew")
     if not isinstance(image.header, _nifti_header()) or int(image.header["sform_code"]) > 0:
         return
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        raw = type(image.header).from_fileobj(file, check=False)  # checked, a 0 would become a 1
     sizes = raw["pixdim"][1 : 1 + min(3, len(image.shape))]
     if not (np.isfinite(sizes).all() and (sizes != 0).all()):
         raise DataFault(
             f"{path}: its header has voxel size {' x '.join(f'{size:g}' for size in sizes)} "
             "(pixdim); convert the file anew"
         )
+
+
+def _check_length(image: Any, path: Path) -> None:
+    """Refuse more voxels than can be held, and more than an unpacked file has room for."""
+    size = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if size > MAX_BYTES:
+        raise DataFault(
+            f"{path}: shape {image.shape} of {image.get_data_dtype()} takes {size / 2**30:.1f} "
+            f"GiB, and at most {MAX_BYTES / 2**30:.0f} GiB are read; crop the volume"
+        )
+    if path.suffix.lower() != ".gz" and path.stat().st_size < size:
+        raise ValueError(f"{path.stat().st_size} bytes, and its voxels take {size}")
 
 
 def _in_millimetres(image: Any) -> np.ndarray:
@@ -212,10 +258,11 @@ def _voxels(image: Any, path: Path) -> np.ndarray:
     """The array of an image whose header is read; a packed file is unpacked once, to its end."""
     if path.suffix.lower() != ".gz":
         return np.asanyarray(image.dataobj)
-    with gzip.open(path) as file:
+    with _unpacked(path) as file:
         array = np.asanyarray(type(image).from_stream(file).dataobj)
-        while file.read(1 << 20):  # only behind the voxels lies the check sum
-            pass
+        # Only behind the voxels lies the check sum.
+        if len(file.read(MAX_TAIL + 1)) > MAX_TAIL:
+            raise ValueError("it goes on behind its voxels")
     return array
 
 

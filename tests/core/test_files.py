@@ -91,9 +91,9 @@ def test_text_in_another_encoding_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("put", "fault"),
     [
-        (lambda path: None, "there is no such file"),
+        (lambda path: None, "missing file"),
         (lambda path: path.mkdir(), "is not a file"),
-        (lambda path: path.symlink_to("/nowhere"), "there is no such file"),
+        (lambda path: path.symlink_to("/nowhere"), "missing file"),
         (lambda path: path.symlink_to(path.name), "cannot be reached"),
         (lambda path: os.mkfifo(path), "is not a file"),
         (lambda path: path.symlink_to("/dev/zero"), "is not a file"),

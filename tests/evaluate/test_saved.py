@@ -85,7 +85,11 @@ def test_bad_pairs_are_named(tmp_path, square):
     nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 4), 0.5), np.eye(4)), tmp_path / "f.nii.gz")
     for p, r, message in [
         ("absent.png", "good.png", r"--prediction .*absent\.png: no such file"),
-        ("text.png", "good.png", r"text\.png: not an image, whatever its name says$"),
+        (
+            "text.png",
+            "good.png",
+            r"text\.png: not an image, whatever its name says; save this mask anew$",
+        ),
         ("cut.png", "good.png", r"cut\.png: not an image"),
         ("mask.jpg", "good.png", r"mask\.jpg: masks are read from"),
         ("small.png", "good.png", r"small\.png: shape \(10, 20\)"),
@@ -337,3 +341,31 @@ def test_a_mask_is_turned_as_its_exif_entry_says(tmp_path, square):
     Image.fromarray(square).rotate(180).save(tmp_path / "p.png", exif=exif)
     row = score_saved(tmp_path / "p.png", png(tmp_path / "r.png", square), "strict")[0]
     assert row["dice"] == 1
+
+
+def test_a_picture_of_fractions_is_no_mask(tmp_path, square):
+    Image.fromarray(np.full((20, 20), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    (tmp_path / "nan.tif").rename(tmp_path / "nan.png")
+    with pytest.raises(BadInput, match=r"nan.png: pixels of mode F; a mask has whole grey values"):
+        score_saved(tmp_path / "nan.png", png(tmp_path / "r.png", square), "strict")
+
+
+def test_16_bit_masks_are_read(tmp_path, square):
+    deep = square.astype(np.uint16) * 4
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    assert score_saved(tmp_path / "a.png", tmp_path / "a.png", "strict")[0]["label"] == "1020"
+
+
+def test_a_class_that_no_mask_holds_is_refused(tmp_path, square):
+    """Dice 1.0 for a class that is nowhere would be a typing error that scores."""
+    mask = png(tmp_path / "a.png", square)
+    with pytest.raises(BadInput, match=r"--class x=7: no mask holds 7; they hold 0, 255"):
+        score_saved(mask, mask, "strict", parse_classes(["all=255", "x=7"]))
+    empty = png(tmp_path / "b.png", square * 0)
+    assert score_saved(mask, empty, "strict", {"all": (255,)})[0]["dice"] == 0
+
+
+@pytest.mark.parametrize("value", ["-1", "10000000000000000000", "4294967296"])
+def test_a_value_that_no_file_can_hold_is_refused(value):
+    with pytest.raises(BadInput, match=rf"--class x={value}: .* from 0 to 4294967295"):
+        parse_classes([f"x={value}"])

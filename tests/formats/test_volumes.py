@@ -1,4 +1,6 @@
 import gzip
+import os
+import tracemalloc
 import zlib
 from itertools import permutations, product
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from sfdabench.core.errors import DataFault
-from sfdabench.formats import volumes
+from sfdabench.formats import pictures, volumes
 
 STEPS = {"R": 2.0, "A": 3.0, "S": 5.0}  # mm along the world's axes
 OPPOSITE = dict(zip("RASLPI", "LPIRAS", strict=True))
@@ -271,3 +273,81 @@ def test_a_voxel_size_of_0_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataFault, match=r"v.nii: its header has voxel size 0 x 1 x 1"):
         volumes.read_nifti(path, header=True)
+
+
+def lying(path: Path, **fields: object) -> Path:
+    """A sound volume of 8 x 8 x 8 voxels whose header says something else, packed by its suffix."""
+    image = nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4))
+    for name, value in fields.items():
+        image.header[name] = value
+    image.header["magic"] = b"n+1"
+    image.header["vox_offset"] = fields.get("vox_offset", 352)
+    content = image.header.binaryblock + bytes(4 + 1024)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def shape(*sizes: int) -> list[int]:
+    return [len(sizes), *sizes, *[1] * (7 - len(sizes))]
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dim": shape(32767, 32767, 32767)}, "and at most 1 GiB are read"),
+        ({"dim": shape(1300, 1300, 1200)}, "and at most 1 GiB are read"),
+        ({"dim": shape(32767, 32767, 32767, 32767)}, "and at most 1 GiB are read"),
+        ({"dim": shape(0, 8, 8)}, "without a voxel"),
+        ({"dim": shape(-8, 8, 8)}, "without a voxel"),
+        ({"vox_offset": 1e9}, "bytes lie before the voxels"),
+        ({"vox_offset": np.nan}, "bytes lie before the voxels"),
+    ],
+)
+def test_a_header_that_lies_is_found_out_before_anything_is_held(
+    tmp_path: Path, suffix: str, header: bool, fields: dict[str, object], message: str
+) -> None:
+    path = lying(tmp_path / f"a{suffix}", **fields)
+    tracemalloc.start()
+    with pytest.raises(DataFault, match=rf"{path}: .*{message}"):
+        volumes.read_nifti(path, header=header)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_more_voxels_than_an_unpacked_file_holds(tmp_path: Path) -> None:
+    path = lying(tmp_path / "a.nii", dim=shape(512, 512, 512))
+    with pytest.raises(
+        DataFault, match=r"not a whole NIfTI file \(1376 bytes, and its voxels take"
+    ):
+        volumes.read_nifti(path, header=True)
+
+
+def test_a_packed_file_may_not_go_on_for_ever(tmp_path: Path) -> None:
+    """4 MB of gzip may hold 4 GB behind the voxels; a few bytes there are no fault."""
+    for extra, goes_on in ((100, False), (volumes.MAX_TAIL + 1, True)):
+        path = tmp_path / "a.nii.gz"
+        sound = gzip.decompress(lying(path).read_bytes())
+        path.write_bytes(gzip.compress(sound + bytes(extra)))
+        if goes_on:
+            with pytest.raises(DataFault, match="it goes on behind its voxels"):
+                volumes.read_nifti(path)
+        else:
+            assert volumes.read_nifti(path)[0].shape == (8, 8, 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    (tmp_path / "loop.nii").symlink_to("loop.nii")
+    (tmp_path / "folder.nii").mkdir()
+    for name, message in (
+        ("pipe.nii.gz", "is not a file"),
+        ("loop.nii", "cannot be reached"),
+        ("folder.nii", "is not a file"),
+    ):
+        with pytest.raises(DataFault, match=f"{name}: {message}"):
+            volumes.read_nifti(tmp_path / name)
+        with pytest.raises(DataFault, match=f"{name}: {message}"):
+            pictures.read(tmp_path / name)

@@ -159,9 +159,7 @@ def test_killed_between_its_two_folders(killed):
     shutil.rmtree(split.images_folder)
     again, said, read = go_on()
     assert read == ["0", "1", "2", "3", "4", "5"]
-    assert said[0] == (
-        f"cache {split.images_folder / 'index.json'}: there is no such file; made anew"
-    )
+    assert said[0] == (f"cache {split.images_folder / 'index.json'}: missing file; made anew")
     assert again == split
 
 
