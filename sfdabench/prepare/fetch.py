@@ -8,10 +8,14 @@ guards against a broken transfer and a damaged copy, not against the publisher.
 from __future__ import annotations
 
 import contextlib
+import lzma
+import os
 import shutil
 import stat
 import time
 import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -30,6 +34,9 @@ ZENODO = "https://zenodo.org"
 TIMEOUT = 60.0  # ours: seconds without a byte
 CHUNK = 2**20
 SAY_EVERY = 10.0  # ours: seconds between lines of progress
+MAX_NAME = 255  # bytes, of every common file system
+ENCRYPTED = 0x1  # of a member's flags
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 Say = Callable[[str], None]
 
@@ -194,7 +201,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             size = sum(member.file_size for member in file.infolist())
             check_writable(folder.parent, "--out", size)
             _extract(file, folder)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise DataFault(
             f"{archive}: broken archive ({error}), and the one that the record holds; tell its "
             "publisher"
@@ -209,24 +216,64 @@ def _extract(file: zipfile.ZipFile, folder: Path) -> None:
         file.extractall(near)
         near.replace(folder)
     except BaseException:
-        shutil.rmtree(near)
+        shutil.rmtree(near, ignore_errors=True)  # a full disk may have left nothing of it
         raise
 
 
 def _check_members(file: zipfile.ZipFile, archive: Path) -> None:
-    """Raise DataFault naming the members that would be written elsewhere, or are no plain files."""
-    bad = []
-    for member in file.infolist():
-        path = PureWindowsPath(member.filename)  # the stricter reading: both slashes, drives
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-        if path.anchor or ".." in path.parts or not plain:
-            bad.append(member.filename)
-    if bad:
-        raise DataFault(
-            f"{archive}: {len(bad)} member(s) are links or would leave the folder, such as "
-            f"{bad[0]}; nothing was unpacked, and this archive should not be trusted: remove it"
-        )
+    """Raise DataFault for the first member that must not be unpacked, or cannot be; or for none."""
+    members = file.infolist()
+    if all(_is_folder(member) for member in members):
+        raise DataFault(f"{archive}: holds no file; tell its publisher")
+    files = Counter(_parts(member) for member in members if not _is_folder(member))
+    for member in members:
+        if reason := _dangerous(member):
+            raise DataFault(
+                f"{archive}: member {member.orig_filename!r} {reason}; nothing was unpacked, and "
+                "this archive should not be trusted: remove it"
+            )
+        parts = _parts(member)
+        folders = [parts[:i] for i in range(1, len(parts) + _is_folder(member))]
+        twice = files[parts] > 1 or any(folder in files for folder in folders)
+        if reason := "is there twice, or as a file and a folder" if twice else _unreadable(member):
+            raise DataFault(
+                f"{archive}: member {member.orig_filename!r} {reason}; nothing was unpacked: tell "
+                "its publisher"
+            )
+
+
+def _is_folder(member: zipfile.ZipInfo) -> bool:
+    return member.filename.endswith("/")  # the library's own test fails where there is no name
+
+
+def _parts(member: zipfile.ZipInfo) -> tuple[str, ...]:
+    """Its folders and its name, in the stricter reading: both slashes, drives."""
+    return PureWindowsPath(member.filename).parts
+
+
+def _dangerous(member: zipfile.ZipInfo) -> str | None:
+    """Why a member could write elsewhere than into its folder."""
+    path = PureWindowsPath(member.filename)
+    if path.anchor or ".." in path.parts:
+        return "would leave the folder"
+    if "\0" in member.orig_filename:
+        return "has a zero byte in its name"
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device"
+    return None
+
+
+def _unreadable(member: zipfile.ZipInfo) -> str | None:
+    """Why a member cannot be unpacked."""
+    if not _parts(member):
+        return "has no name"
+    if max(len(os.fsencode(part)) for part in _parts(member)) > MAX_NAME:
+        return f"has a name of more than {MAX_NAME} bytes"
+    if member.flag_bits & ENCRYPTED:
+        return "is encrypted"
+    if member.compress_type not in COMPRESSIONS:
+        return f"is compressed by method {member.compress_type}, which is unknown here"
+    return None
 
 
 def _size(path: Path) -> int:
