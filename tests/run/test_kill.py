@@ -15,9 +15,10 @@ import pytest
 PLUGINS = Path(__file__).parent.parent / "plugins"
 
 
-def command(out, *more, method="cbmt"):
+def command(out, *more):
     return [
-        *(sys.executable, "-m", "sfdabench", "run", "--method", method, "--task", "tiny"),
+        *(sys.executable, "-m", "sfdabench", "run", "--method", "adabn+tiny_guided"),
+        *("--task", "tiny"),
         *("--plugins", str(PLUGINS), "--out", str(out), "--device", "cpu", "--json", *more),
     ]
 
@@ -26,17 +27,17 @@ def command(out, *more, method="cbmt"):
 def start(drawings):
     """start(out, cache, flag, ...): the command in a process, whose cache holds the phantoms."""
 
-    def call(out, cache, *more, **named):
+    def call(out, cache, *more):
         drawings.fill(cache, "tiny_source", "tiny_target")
-        return launch(out, cache, *more, **named)
+        return launch(out, cache, *more)
 
     return call
 
 
-def launch(out, cache, *more, **named):
+def launch(out, cache, *more):
     environment = os.environ | {"SFDABENCH_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command(out, *more, **named),
+        command(out, *more),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,68 +59,45 @@ def kill_when(process, condition):
     assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
 
 
-LONG = ("--set", "epochs=6", "--source-set", "epochs=8")
+CHAIN = ("--set", "tiny_guided.epochs=6", "--set", "tiny_side.epochs=6", "--source-set", "epochs=4")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, start):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return finish(start(folder / "out", folder / "cache", *LONG))[0]
+    return finish(start(folder / "out", folder / "cache", *CHAIN))[0]
 
 
-def test_killed_while_training_and_while_adapting(tmp_path, start, undisturbed):
+def test_killed_in_each_stage_of_a_chain_with_a_source_side_stage(tmp_path, start, undisturbed):
+    """Every stage goes on where it was killed, and what was finished is not made again."""
     out, cache = tmp_path / "out", tmp_path / "cache"
 
-    def training():
-        return any(cache.glob("stages/source_training-*.work/open/stage-0.safetensors"))
+    def saved(name):
+        return any(cache.glob(f"stages/{name}-*.work/open/stage-0.safetensors"))
 
-    def adapting():
-        return any(cache.glob("stages/cbmt-*.work/open/stage-0.safetensors"))
-
-    kill_when(start(out, cache, *LONG), training)
-    assert training()
-    kill_when(start(out, cache, *LONG), adapting)
-    assert not training(), "a finished source model leaves no work folder"
-    result, _ = finish(start(out, cache, *LONG))
+    for name in ("source_training", "tiny_side", "tiny_guided"):
+        kill_when(start(out, cache, *CHAIN), lambda name=name: saved(name))
+        assert saved(name), f"{name} was finished before it could be killed"
+        assert sum(map(saved, ("source_training", "tiny_side", "tiny_guided"))) == 1, (
+            "a finished stage leaves no work folder"
+        )
+    result, _ = finish(start(out, cache, *CHAIN))
     assert result["source_sha256"] == undisturbed["source_sha256"]
     assert result["deployed_sha256"] == undisturbed["deployed_sha256"]
     assert result["scores"] == undisturbed["scores"]
-    assert not adapting()
     assert not list(cache.glob("stages/*.work"))
     assert not list(out.rglob("*.work"))
 
 
 def test_two_processes_given_the_same_run(tmp_path, start, undisturbed):
-    both = [start(tmp_path / "out", tmp_path / "cache", *LONG) for _ in range(2)]
+    both = [start(tmp_path / "out", tmp_path / "cache", *CHAIN) for _ in range(2)]
     results = [finish(process) for process in both]
     assert {result["deployed_sha256"] for result, _ in results} == {undisturbed["deployed_sha256"]}
     assert any("is held by process" in stderr for _, stderr in results)
     assert sum("found" in stderr for _, stderr in results) == 1
     made = {path.parent.name for path in (tmp_path / "out").rglob("*.json")}
-    assert made == {"source_only", "cbmt"}
+    assert made == {"source_only", "adabn+tiny_guided"}
     assert len(list((tmp_path / "out").rglob("*.json"))) == 2
-
-
-CHAIN = ("--set", "tiny_guided.epochs=6", "--set", "tiny_side.epochs=6", "--source-set", "epochs=4")
-
-
-def test_a_chain_beside_a_source_side_stage_killed_in_each_of_its_stages(tmp_path, start):
-    """Every stage goes on where it was killed, and what was finished is not made again."""
-    named = {"method": "adabn+tiny_guided"}
-    whole, _ = finish(start(tmp_path / "one" / "out", tmp_path / "one" / "cache", *CHAIN, **named))
-    out, cache = tmp_path / "two" / "out", tmp_path / "two" / "cache"
-
-    def saved(name):
-        return lambda: any(cache.glob(f"stages/{name}-*.work/open/stage-0.safetensors"))
-
-    for name in ("source_training", "tiny_side", "tiny_guided"):
-        kill_when(start(out, cache, *CHAIN, **named), saved(name))
-        assert saved(name)(), f"{name} was finished before it could be killed"
-    result, _ = finish(start(out, cache, *CHAIN, **named))
-    assert result["deployed_sha256"] == whole["deployed_sha256"]
-    assert result["scores"] == whole["scores"]
-    assert not list(cache.glob("stages/*.work"))
-    assert not list(out.glob("tiny/*/*.work"))
 
 
 def family(cache):
@@ -148,15 +126,14 @@ def victim(cache, command, kind):
 @pytest.mark.parametrize("seed", range(2))
 def test_killed_at_random_moments(tmp_path, start, seed):
     """Whichever process is killed, the same command goes on to the same weights; none is left."""
-    named = {"method": "adabn+tiny_guided"}
     begun = time.monotonic()
-    whole, _ = finish(start(tmp_path / "one" / "out", tmp_path / "one" / "cache", *CHAIN, **named))
+    whole, _ = finish(start(tmp_path / "one" / "out", tmp_path / "one" / "cache", *CHAIN))
     seconds = time.monotonic() - begun
     out, cache = tmp_path / "two" / "out", tmp_path / "two" / "cache"
     moments, killed = random.Random(seed), []
     while len(killed) < 9:
         kind = ("parent", "server", "child")[len(killed) % 3]
-        process = start(out, cache, *CHAIN, **named)
+        process = start(out, cache, *CHAIN)
         time.sleep(moments.uniform(0.1, seconds * 0.7))
         pid = None
         while process.poll() is None and pid is None:
@@ -176,7 +153,7 @@ def test_killed_at_random_moments(tmp_path, start, seed):
             time.sleep(0.05)
         assert not family(cache), f"{kind} was killed, and processes were left"
     assert killed, "it was over before it could be killed"
-    result, _ = finish(start(out, cache, *CHAIN, **named))
+    result, _ = finish(start(out, cache, *CHAIN))
     assert result["deployed_sha256"] == whole["deployed_sha256"]
     assert result["scores"] == whole["scores"]
     assert not list(cache.glob("stages/*.work"))
