@@ -14,8 +14,10 @@ from sfdabench.run.request import FLAGS, RunRequest
 if TYPE_CHECKING:
     from sfdabench.campaign.workers import Outcome
 
-# The benchmark says the others; a source model is made from one task's source.
-SHARED = [name for name in FLAGS if name not in ("method", "task", "settings", "source")]
+# The benchmark says the others; a source model is made from one task's source; and a sweep would
+# hash all data once a run.
+NOT_SHARED = ("method", "task", "settings", "source", "verify_data")
+SHARED = [name for name in FLAGS if name not in NOT_SHARED]
 
 
 @click.command()

@@ -1,7 +1,11 @@
-"""Loop state on disk: tensors in safetensors, the rest as JSON beside them; nothing is pickled."""
+"""Loop state on disk: tensors in safetensors, the rest as JSON beside them; nothing is pickled.
+
+The file holds a hash of both, since a damaged tensor would go on to another model silently.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -48,19 +52,34 @@ def _restore(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
 def write(path: Path, state: Mapping[str, Any]) -> None:
     """Save nested maps, lists, tensors and plain values, atomically."""
     tensors: dict[str, Tensor] = {}
-    tree = _flatten(state, tensors)
+    tree = json.dumps(_flatten(state, tensors))
     with atomic(path, "wb") as file:
-        file.write(save(tensors, {"tree": json.dumps(tree)}))
+        file.write(save(tensors, {"tree": tree, "sha256": _digest(tree, tensors)}))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Undo: what `write` was given. Raises BadInput for a file that is no whole checkpoint."""
+    """Undo: what `write` was given.
+
+    Raises BadInput for a file that is no whole checkpoint, or not what was written.
+    """
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _restore(json.loads(file.metadata()["tree"]), tensors)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            tree, sha256 = file.metadata()["tree"], file.metadata()["sha256"]
+        if _digest(tree, tensors) != sha256:
+            raise ValueError("its content does not have the hash that stands in it")
+        return _restore(json.loads(tree), tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: not a whole checkpoint ({error}); delete it") from error
+
+
+def _digest(tree: str, tensors: Mapping[str, Tensor]) -> str:
+    """Hash of the tree, and of each tensor's name, type, shape and bytes."""
+    content = hashlib.sha256(tree.encode())
+    for name, tensor in sorted(tensors.items()):
+        content.update(f"{name} {tensor.dtype} {[*tensor.shape]}".encode())
+        content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
 
 
 def capture(objects: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import model_validator
 
 from sfdabench.core import fields, paths, registry, toml
 from sfdabench.core.errors import BadInput
-from sfdabench.core.fields import PositiveInt
+from sfdabench.core.fields import NonNegative, Positive, PositiveInt
 from sfdabench.core.near import unknown
 from sfdabench.store import rows
 from sfdabench.store.labels import Fields
@@ -40,7 +40,7 @@ class Paper(toml.Part):
 class Tolerance(toml.Part):
     """The largest |measured - printed| that counts as reproduced, and why."""
 
-    limit: float
+    limit: NonNegative
     reason: str
 
 
@@ -69,7 +69,7 @@ class Column(toml.Part):
     unit: Unit
     metric: str | None = None
     classes: tuple[str, ...] = ()
-    scale: float = 1.0
+    scale: Positive = 1.0
     curve: str | None = None
     mean_of: tuple[str, ...] = ()
     task: str | None = None

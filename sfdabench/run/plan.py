@@ -292,10 +292,15 @@ def asks_for_source(needs: Needs) -> bool:
 
 
 class Data:
-    """Finds splits under the root of real data, or in phantoms; each data set is scanned once."""
+    """Finds splits under the root of real data, or in phantoms; each data set is scanned once.
 
-    def __init__(self, root: Path | None, cache: Path, progress: Progress) -> None:
-        self.root, self.cache, self.progress = root, cache, progress
+    verify: hash every file of a split, also those that look unchanged.
+    """
+
+    def __init__(
+        self, root: Path | None, cache: Path, progress: Progress, *, verify: bool = False
+    ) -> None:
+        self.root, self.cache, self.progress, self.verify = root, cache, progress, verify
         self._scans: dict[tuple[str, Path], dict[str, list[Case]]] = {}
         self._phantom = functools.cache(self._draw)  # every look at a phantom looks at all files
 
@@ -336,7 +341,9 @@ class Data:
         scans = self._scans.setdefault((name, where), {})
         how = Preparation.of(task, domain, size, role)
         return find_split(
-            name, pattern, where, self.cache, scans, how, self.progress, labelled=labelled
+            *(name, pattern, where, self.cache, scans, how, self.progress),
+            labelled=labelled,
+            fresh=self.verify,
         )
 
 
@@ -355,6 +362,7 @@ def resolve(
     precision: Precision = "float32",
     protocols: Sequence[str] = (),
     phantom: bool = False,
+    verify_data: bool = False,
     source_data: bool = True,
     progress: Progress | None = None,
 ) -> Run:
@@ -362,6 +370,7 @@ def resolve(
 
     source: an imported or cached source model, by name or by the first digits of its key.
     phantom: take the phantom, whatever SFDABENCH_DATA says.
+    verify_data: hash every file of the data again, also those that look unchanged.
     source_data: whether the source matters; without it the run can be predicted, not carried out.
     """
     progress = progress or Progress(quiet=True)
@@ -391,7 +400,7 @@ def resolve(
     check_writable(out, "--out", need_bytes=100 * 2**20)
     check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
     chosen_device = choose_device(device)
-    files = Data(root, cache, progress)
+    files = Data(root, cache, progress, verify=verify_data)
     needs = [m.needs for _, m in methods.chain]
     oracle = any(n.target_labels for n in needs)
     target = value.target

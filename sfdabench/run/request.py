@@ -75,6 +75,10 @@ class RunRequest:
             "Of the network while adapting and predicting; the source is trained in float32.",
         ),
     ] = "float32"
+    verify_data: Annotated[
+        bool,
+        Flag("--verify-data", "Hash every data file again, also those that look unchanged."),
+    ] = False
     protocols: Annotated[
         tuple[str, ...],
         Flag("--protocol", "Score by this protocol as well as by the task's own.", "NAME"),
@@ -95,7 +99,8 @@ class RunRequest:
     def as_resolved(self, run: Run) -> RunRequest:
         """Return this request with what was decided for `run`, so that a worker decides nothing.
 
-        That is its seed, its profile, its device, its protocols and whether it is on the phantom.
+        That is its seed, its profile, its device, its protocols, whether it is on the phantom, and
+        that its files are what their hashes say.
         """
         return dataclasses.replace(
             self,
@@ -105,6 +110,7 @@ class RunRequest:
             profile=run.profile,
             device=run.device,  # type: ignore[arg-type]  # plan.choose_device gives cpu or cuda
             protocols=run.protocol_names,
+            verify_data=False,
         )
 
     def argv(self) -> tuple[str, ...]:

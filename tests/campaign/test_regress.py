@@ -477,6 +477,13 @@ def test_a_source_model_that_is_not_there_is_named(folder, measured):
         ("validation_dice = 0.01", "", "floor lacks validation_dice"),
         ('protocol = "strict"', 'protocol = "strct"', "did you mean strict"),
         ("seeds = 3", "seeds = 1", "tolerance.seeds"),
+        ("validation_dice = 0.01", "validation_dice = inf", "floor.validation_dice: .* finite"),
+        (
+            "validation_dice = 0.01",
+            "validation_dice = -1",
+            "floor.validation_dice: .* than or equal",
+        ),
+        ("margin = 0.1", "margin = nan", "margin: .* finite number"),
         ("cbmt = { epochs", "adabn = { epochs", "cbmt overrides adabn, which it does not run"),
         ('name = "plain"', 'tier = "smal"', r"tier: Input should be 'small' or 'full'"),
         ("[scores]", "[scores", "cannot be read"),

@@ -54,6 +54,20 @@ def test_a_cut_file_is_named(tmp_path):
         read(tmp_path / "c")
 
 
+@pytest.mark.parametrize("place", ["tensor", "tree"])
+def test_a_damaged_file_is_named(tmp_path, place):
+    """One bit of a tensor, or a digit of the epoch, would go on to another model silently."""
+    write(tmp_path / "c", {"epoch": 3, "a": torch.zeros(100), "b": torch.tensor(1.0)})
+    content = bytearray((tmp_path / "c").read_bytes())
+    if place == "tensor":
+        content[-8] ^= 1
+    else:
+        content[content.index(b"value") + 9] ^= 1  # the 3
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(BadInput, match="does not have the hash"):
+        read(tmp_path / "c")
+
+
 def test_a_loop_with_other_state_is_an_error():
     with pytest.raises(BadInput, match=r"--force"):
         bring_back({"a": torch.ones(1)}, {"b": torch.ones(1)})

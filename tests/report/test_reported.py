@@ -99,6 +99,9 @@ def test_validation_names_what_is_unknown(copy, old, new, message):
         papers.validate(papers.read(copy))
 
 
+AVERAGE = 'name = "Avg. Dice", classes = ["disc", "cup"], metric = "dice", scale = 100'
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -108,6 +111,11 @@ def test_validation_names_what_is_unknown(copy, old, new, message):
         ('name = "AdaBN"', 'name = "Mean teacher"', "Mean teacher of cbmt-1 given twice"),
         ('curve = "weight", ', "", "give metric and classes, or curve, or mean_of"),
         ("[tolerance.1]", "[tolerance.percent]", "cannot be read"),
+        ("limit = 0.02", "limit = inf", "limit: Input should be a finite number"),
+        ("limit = 0.02", "limit = 1e999", "limit: Input should be a finite number"),
+        ("limit = 0.02", "limit = -1", "limit: Input should be greater than or equal to 0"),
+        (AVERAGE, AVERAGE.replace("100", "0"), "scale: Input should be greater than 0"),
+        (AVERAGE, AVERAGE.replace("100", "nan"), "scale: Input should be a finite number"),
         ("[paper]", "[paper", "cannot be read"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
+from sfdabench.prepare import manifest
 from sfdabench.run.plan import choose_device, resolve
 
 
@@ -244,3 +245,16 @@ def test_phantom_values_hold_in_the_phantom_profile_only(tmp_path):
     assert changed.chain[0][1].fields["epochs"] == 3
     assert changed.overrides == {"supervised": {"epochs": 3}}
     assert plan(tmp_path, method="supervised", profile="paper").chain[0][1].fields["epochs"] == 40
+
+
+def test_verify_data_hashes_every_file_again(tmp_path, monkeypatch, drawings):
+    """A disk may give other bytes although size and times stand as they were."""
+    monkeypatch.setenv("SFDABENCH_CACHE", str(tmp_path / "cache"))  # its memo will tell lies
+    drawings.fill(tmp_path / "cache", "tiny_source", "tiny_target")
+    key, target = plan(tmp_path).key, len(plan(tmp_path).target_test.cases)
+    hashed = []
+    monkeypatch.setattr(manifest, "sha256_file", lambda path: (hashed.append(path), "0" * 64)[1])
+    assert plan(tmp_path).key == key
+    assert not hashed
+    assert plan(tmp_path, verify_data=True).key != key
+    assert len(hashed) > 2 * target, "an image and a mask of each case, and of the other splits"

@@ -57,6 +57,7 @@ def test_what_argv_says_the_command_line_reads(tmp_path):
         source="mine",
         device="cpu",
         precision="bfloat16",
+        verify_data=True,
         protocols=("dpl", "beal"),
     )
     phantom = RunRequest(method="-m", task="tiny", phantom=True, out=tmp_path)
