@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from sfdabench import cli
+from sfdabench.core.errors import RunFailed
 from sfdabench.core.paths import shipped
+from sfdabench.run import runner
 from sfdabench.run.request import RunRequest
 
 PLUGINS = Path(__file__).parent / "plugins"
@@ -113,6 +115,24 @@ def test_a_plug_in_that_fails_is_named_with_its_line(sfdabench, tmp_path):
     code, _, err = sfdabench("show", "broken", "--plugins", tmp_path)
     assert code == 1
     assert err == "sfdabench: RuntimeError: no such thing (methods/broken.py, line 2)\n"
+
+
+def test_many_seeds_are_begun_one_by_one(sfdabench, tmp_path, monkeypatch):
+    """A hundred thousand of them were looked up before the first began: two silent hours."""
+    begun = []
+
+    def execute(run, progress, *, force):
+        begun.append(run.seed)
+        raise RunFailed("stop here")
+
+    monkeypatch.setattr(runner, "execute", execute)
+    flags = ("--method", "adabn", "--task", "tiny", "--out", tmp_path, "--seeds", 100000)
+    code, _, err = sfdabench("run", *flags)
+    assert (code, begun) == (1, [0])
+    assert "stop here" in err
+    code, _, err = sfdabench("run", *flags[:6], "--seed", 10**20)
+    assert code == 2
+    assert "is not in the range" in err
 
 
 def test_run_prints_one_object_a_run_and_nothing_else(sfdabench, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import click
 
 from sfdabench.run.request import FLAGS, TYPES, RunRequest
 
+LARGEST = 2**63 - 1  # of a seed: torch takes 64 bits
 PATH = click.Path(path_type=Path)
 KIND_OF_DATA = click.Choice(["real", "phantom"])
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -34,7 +35,7 @@ def _type(kind: Any) -> dict[str, Any]:
     if kind is bool:
         return {"is_flag": True}
     if kind is int:
-        return {"type": click.IntRange(min=0)}
+        return {"type": click.IntRange(min=0, max=LARGEST)}
     if get_origin(kind) is Literal:
         return {"type": click.Choice(get_args(kind))}
     if get_origin(kind) is tuple:

@@ -41,9 +41,11 @@ def run(request: RunRequest, seeds: int, force: bool, as_json: bool) -> int:
 
         client.prepare()  # torch is loaded while the data are looked for
     numbers = range(request.seed, request.seed + seeds)
-    planned = [dataclasses.replace(request, seed=seed).resolve(progress) for seed in numbers]
+    first = request.resolve(progress)  # so what is wrong with a flag is said before any work
     failures = 0
-    for each in planned:
+    for seed in numbers:
+        again = dataclasses.replace(request, seed=seed, verify_data=False)
+        each = first if seed == request.seed else again.resolve(progress)
         progress.say(plans.heading(each))
         path, record = each.record_path, None
         if path.exists() and not force:

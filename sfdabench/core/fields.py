@@ -71,12 +71,15 @@ def override(value: T, changes: Mapping[str, Any], *, owner: str, flag: str = "-
         for candidate in candidates:
             try:
                 checked[name] = _adapter(hints[name]).validate_python(candidate)
-                break
             except ValidationError as error:
-                problem = problem or error
+                problem = problem or error.errors()[0]["msg"]
+                continue
+            if isinstance(candidate, bool) and not isinstance(checked[name], bool):
+                problem = "true and false are no numbers"  # pydantic would take them for 1 and 0
+                continue
+            break
         else:
-            assert problem is not None
-            reason = problem.errors()[0]["msg"]
+            reason = problem
             raise BadInput(f"{flag} {name}={given}: {reason} (field '{name}' of {owner})")
     return dataclasses.replace(value, **checked)  # type: ignore[type-var]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,6 +46,9 @@ class Method:
     def needs(self) -> Needs:
         """What it asks for with these field values."""
         return Needs()
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise BadInput where a field names a class that is none of a task's; before any work."""
 
     def adapt(self, context: Context) -> nn.Module:
         """Return the model to deploy on the target; `context` is all that may be used."""

@@ -166,6 +166,11 @@ def _modules(kind: str) -> dict[str, str]:
     modules: dict[str, str] = {}
 
     def put(name: str, module: str, origin: object) -> None:
+        if not name.isidentifier():
+            raise BadInput(
+                f"{origin}: '{name}' cannot name one of the {kind}: a name consists of letters, "
+                "digits and underscores, and begins with no digit; rename it"
+            )
         if name in modules:
             raise BadInput(f"two {kind} are called '{name}' (the second in {origin}): rename one")
         if name in ALIASES.get(kind, {}):

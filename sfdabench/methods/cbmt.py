@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sfdabench.core.errors import RunFailed
+from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import Fraction, Positive, PositiveInt
 from sfdabench.core.head import SIGMOID
 from sfdabench.core.method import Method, Paper
+from sfdabench.core.near import unknown
 from sfdabench.core.needs import Needs
 
 if TYPE_CHECKING:
@@ -47,6 +49,12 @@ class CBMT(Method):
     needs = Needs(heads=(SIGMOID,))
     smoke = {"epochs": 2, "batch_size": 4}
 
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise BadInput where the calibrated class is none of the task's."""
+        if self.calibrated_class not in classes:
+            reason = unknown("class of this task", self.calibrated_class, classes)
+            raise BadInput(f"--set calibrated_class={self.calibrated_class}: {reason}")
+
     def adapt(self, context: Context) -> nn.Module:
         """Both models in train mode: the teacher's statistics come from its own forward passes."""
         import torch
@@ -55,10 +63,6 @@ class CBMT(Method):
         from sfdabench.primitives.teacher import update_teacher
         from sfdabench.primitives.views import VIEWS
 
-        if self.calibrated_class not in context.classes:
-            raise RunFailed(
-                f"calibrated_class '{self.calibrated_class}' is none of {context.classes}"
-            )
         channel = context.classes.index(self.calibrated_class)
         student, teacher = context.model(), context.model().requires_grad_(False)
         bank = self._source_statistics(context, student, channel)

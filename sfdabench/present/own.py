@@ -135,7 +135,7 @@ def _run(asked: Asked, source: Artefact, task_name: str, cache: Path, progress: 
         raise BadInput(
             f"--profile {asked.profile}: task {task_name} has {', '.join(task.profiles)}"
         )
-    chosen = choose_methods(asked.method, asked.settings, asked.profile)
+    chosen = choose_methods(asked.method, asked.settings, asked.profile, tuple(task.classes))
     for name, method in chosen.chain:
         if asks_for_source(method.needs) or method.needs.target_labels:
             what = "labels" if method.needs.target_labels else "source data"

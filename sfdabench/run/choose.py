@@ -53,14 +53,22 @@ class Chosen:
     overrides: dict[str, dict[str, Any]]
 
 
-def choose_methods(names: str, settings: Sequence[str], profile: str) -> Chosen:
+def choose_methods(
+    names: str, settings: Sequence[str], profile: str, classes: Sequence[str] | None = None
+) -> Chosen:
     """Turn 'a+b' and --set texts into a chain, its source-side stages, and the overrides.
 
     Defaults are those of the profile. A field that several of them have, and any field of a
     source-side stage, is named `owner.field`. Another name for a method, such as tent_online, adds
-    the field values that it stands for. Raises BadInput where a --set contradicts them.
+    the field values that it stands for. Raises BadInput where a --set contradicts them, and where
+    a field names none of the `classes` of a task.
     """
-    arguments = {"names": names, "settings": list(settings), "profile": profile}
+    arguments = {
+        "names": names,
+        "settings": list(settings),
+        "profile": profile,
+        "classes": None if classes is None else list(classes),
+    }
     values = client.here_or_confined(describe_methods, arguments)
     chain = [(name, Method(v["fields"], Needs.read(v["needs"]))) for name, v in values["chain"]]
     return Chosen(tuple(chain), values["source_stages"], values["overrides"])
@@ -136,7 +144,11 @@ def check_order(chain: Chain, protocols: Sequence[str]) -> None:
 
 
 def describe_methods(
-    channel: Channel | None, names: str, settings: Sequence[str], profile: str
+    channel: Channel | None,
+    names: str,
+    settings: Sequence[str],
+    profile: str,
+    classes: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Return what `choose_methods` chooses, as JSON types (a job)."""
     parts = names.split("+")
@@ -172,6 +184,8 @@ def describe_methods(
                     f"--set {field}={changes[name][field]}: contradicts --method {names}, where "
                     f"{field} is {value!r}; name the method {name}"
                 )
+        if classes is not None:
+            method.check_classes(classes)
         chain.append((name, method))
     stages = dict.fromkeys(m.needs.source_stage for _, m in chain if m.needs.source_stage)
     for owner in staged.keys() - stages.keys():

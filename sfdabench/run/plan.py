@@ -382,7 +382,7 @@ def resolve(
     chosen = profile or default
     if chosen not in value.profiles:
         raise BadInput(f"--profile {chosen}: {unknown('profile', chosen, value.profiles)}")
-    methods = choose_methods(method, settings, chosen)
+    methods = choose_methods(method, settings, chosen, tuple(value.classes))
     for part in method.split("+"):
         if note := registry.explain("methods", part):
             progress.say(note)
@@ -396,8 +396,11 @@ def resolve(
     recipe, network, source_overrides = choose_recipe(value, chosen, source_settings)
     check_fit(methods.chain, task, value.head, recipe.network, network)
     scored = tuple(dict.fromkeys((*value.protocols, *protocols)))
+    if not scored:
+        raise BadInput(f"task {task}: names no protocol to score by; give --protocol strict")
     check_order(methods.chain, scored)
-    check_writable(out, "--out", need_bytes=100 * 2**20)
+    folder = records.record_path(out, task, "+".join(n for n, _ in methods.chain), "").parent
+    check_writable(folder, "--out", need_bytes=100 * 2**20)
     check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
     chosen_device = choose_device(device)
     files = Data(root, cache, progress, verify=verify_data)

@@ -26,6 +26,10 @@ def test_text_becomes_the_type_of_the_field():
     [
         ("epochs", "0", r"--set epochs=0: .*greater than 0.*field 'epochs' of knobs"),
         ("epochs", "2.5", "epochs"),
+        ("epochs", "true", "--set epochs=true: .*field 'epochs' of knobs"),
+        ("epochs", True, "true and false are no numbers"),
+        ("ema", "false", "--set ema=false: .*field 'ema' of knobs"),
+        ("limit", False, "true and false are no numbers"),
         ("epochs", "many", "epochs"),
         ("limit", "inf", r"--set limit=inf: .*finite number.*field 'limit' of knobs"),
         ("limit", "1e999", "finite number"),

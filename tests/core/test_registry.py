@@ -53,6 +53,14 @@ def test_a_name_given_twice_is_an_error(plugins):
         registry.names("methods")
 
 
+@pytest.mark.parametrize("name", ["my-method", "2nd", "my method", "a.b"])
+def test_a_name_that_no_record_could_bear_is_an_error(plugins, name):
+    (plugins / "methods" / f"{name}.py").write_text("")
+    registry.add_plugins(plugins)
+    with pytest.raises(BadInput, match=rf"{name}\.py: '{name}' cannot name one of the methods: .*"):
+        registry.names("methods")
+
+
 def test_a_file_without_an_entry_is_an_error(plugins):
     (plugins / "methods" / "empty.py").write_text("x = 1")
     registry.add_plugins(plugins)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sfdabench.checks.toy import Toy, attempt
-from sfdabench.core.errors import RunFailed
+from sfdabench.core.errors import BadInput
 from sfdabench.methods.cbmt import CBMT
 
 # Paper, Table 3. alpha = 0 keeps saturated pixels and depends on the data.
@@ -56,9 +56,10 @@ def test_an_empty_band_leaves_the_loss_uncalibrated(probabilities):
     assert weight(CBMT(), *probabilities) == 1.0
 
 
-def test_a_class_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(RunFailed, match="calibrated_class 'iris'"):
-        attempt(CBMT(calibrated_class="iris"), Toy(), tmp_path)
+def test_a_class_that_is_not_there_is_named():
+    with pytest.raises(BadInput, match="calibrated_class=iris: unknown class of this task"):
+        CBMT(calibrated_class="iris").check_classes(("cup", "disc"))
+    CBMT(calibrated_class="disc").check_classes(("cup", "disc"))
 
 
 def test_without_calibration_it_is_the_mean_teacher(tmp_path):

@@ -1,8 +1,10 @@
+import dataclasses
 import os
 from pathlib import Path
 
 import pytest
 
+from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
 from sfdabench.prepare import manifest
@@ -45,6 +47,8 @@ def plan(tmp_path, **changes):
         ({"source_settings": ["augmentation=strong"]}, "--source-set augmentation=strong"),
         ({"source_settings": ["backbone_weights=/absent.pth"]}, r"/absent\.pth: no such file"),
         ({"data": Path("/no/such/folder")}, "--data /no/such/folder: no such folder"),
+        ({"settings": ["calibrated_class=cap"]}, "class of this task 'cap': did you mean cup"),
+        ({"settings": ["epochs=true"]}, "--set epochs=true: true and false are no numbers"),
     ],
 )
 def test_bad_flags_are_named_before_anything_is_computed(tmp_path, changes, message):
@@ -245,6 +249,22 @@ def test_phantom_values_hold_in_the_phantom_profile_only(tmp_path):
     assert changed.chain[0][1].fields["epochs"] == 3
     assert changed.overrides == {"supervised": {"epochs": 3}}
     assert plan(tmp_path, method="supervised", profile="paper").chain[0][1].fields["epochs"] == 40
+
+
+def test_a_file_where_a_folder_of_records_should_be_is_found_before_anything_is_computed(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tiny").write_text("")
+    with pytest.raises(BadInput, match=r"--out .*out/tiny/cbmt: cannot be written"):
+        plan(tmp_path)
+
+
+def test_a_task_without_a_protocol_is_refused(tmp_path, monkeypatch):
+    bare = dataclasses.replace(registry.load("tasks", "tiny"), protocols=())
+    load, tiny = registry.load, ("tasks", "tiny")
+    monkeypatch.setattr(registry, "load", lambda *of: bare if of == tiny else load(*of))
+    with pytest.raises(BadInput, match="task tiny: names no protocol to score by"):
+        plan(tmp_path)
+    assert plan(tmp_path, protocols=["strict"]).protocol_names == ("strict",)
 
 
 def test_verify_data_hashes_every_file_again(tmp_path, monkeypatch, drawings):
