@@ -101,9 +101,10 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except OSError as error:  # but for a reader that has gone: click leaves with 1, silently
-        where = f"{error.filename}: " if error.filename else ""
-        _stop(f"{where}{error.strerror or error}", 1)
+    except (OSError, MemoryError) as error:  # a reader that has gone: click leaves with 1, silently
+        from sfdabench.core.system_errors import explain
+
+        _stop(explain(error), 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from sfdabench.core.errors import BadInput
+from sfdabench.core.system_errors import explain
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -153,12 +154,14 @@ def leftovers(path: Path) -> list[Path]:
 def held(path: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Hold `path`.lock; where another process has it, `report` who, and wait for it.
 
-    The operating system frees the lock when its holder dies, `kill -9` included.
+    The operating system frees the lock when its holder dies, `kill -9` included. Raises BadInput
+    where the file system gives no lock.
     """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{path}.lock")
+    # Without locks of the system the library would take a lock file that lies there for a held one.
+    lock = FileLock(f"{path}.lock", fallback_to_soft=False)
     holder = Path(f"{path}.holder")
     try:
         lock.acquire(timeout=0)
@@ -166,6 +169,8 @@ def held(path: Path, report: Callable[[str], None]) -> Iterator[None]:
         who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
         report(f"{path.name} is held by {who}; waiting for it")
         lock.acquire()
+    except OSError as error:
+        raise BadInput(explain(error, lock.lock_file)) from error
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield

@@ -40,7 +40,7 @@ class _Notes:
         text = folder / f"{os.getpid()}-{secrets.token_hex(4)}.txt"
         lock = text.with_suffix(".lock")
         self.ended.callback(lock.unlink, missing_ok=True)
-        self.ended.enter_context(FileLock(lock))
+        self.ended.enter_context(FileLock(lock, fallback_to_soft=False))
         self.ended.callback(text.unlink, missing_ok=True)
         who = f"process {os.getpid()} on {socket.gethostname()}"
         text.write_text(f"{who}\n", encoding="utf-8")
@@ -84,7 +84,7 @@ def users(cache: Path) -> dict[str, str]:
     for text in sorted((cache / FOLDER).glob("*.txt")):
         lock = text.with_suffix(".lock")
         try:
-            with FileLock(lock).acquire(timeout=0):
+            with FileLock(lock, fallback_to_soft=False).acquire(timeout=0):
                 text.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
         except Timeout:

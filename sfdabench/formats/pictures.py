@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sfdabench.core.errors import DataFault
 from sfdabench.core.files import regular
+from sfdabench.core.system_errors import explain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,11 @@ def read(path: Path, *, header: bool = False, cure: str = AGAIN) -> Image.Image:
         raise DataFault(f"{path}: not an image, whatever its name says; {cure}") from None
     except Image.DecompressionBombError as error:
         raise DataFault(f"{path}: claims more pixels than any photograph has ({error})") from error
+    except MemoryError as error:
+        raise DataFault(explain(error, path)) from error
     except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file
+            raise DataFault(explain(error, path)) from error
         raise DataFault(f"{path}: broken image file ({error}); {cure}") from error
 
 

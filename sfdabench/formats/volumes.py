@@ -19,6 +19,7 @@ import numpy as np
 
 from sfdabench.core.errors import DataFault
 from sfdabench.core.files import regular
+from sfdabench.core.system_errors import explain
 
 ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 CANONICAL = ("L", "P", "S")  # of axes x, y, z; the suite's arrays have them reversed
@@ -154,7 +155,11 @@ def open_nifti(
         _check_length(image, path)
         shape, affine = image.shape, _in_millimetres(image)
         array = None if header else _voxels(image, path)
+    except MemoryError as error:
+        raise DataFault(explain(error, path)) from error
     except (*broken, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file
+            raise DataFault(explain(error, path)) from error
         raise DataFault(f"{path}: not a whole NIfTI file ({error}); {cure}") from error
     if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())

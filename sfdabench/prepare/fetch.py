@@ -8,6 +8,7 @@ guards against a broken transfer and a damaged copy, not against the publisher.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import lzma
 import os
 import shutil
@@ -33,6 +34,7 @@ from sfdabench.core.paths import check_writable
 ZENODO = "https://zenodo.org"
 TIMEOUT = 60.0  # ours: seconds without a byte
 CHUNK = 2**20
+SUMS = ("md5", "sha256")
 SAY_EVERY = 10.0  # ours: seconds between lines of progress
 MAX_NAME = 255  # bytes, of every common file system
 ENCRYPTED = 0x1  # of a member's flags
@@ -95,32 +97,35 @@ def fetch(name: str, out: Path, *, say: Say = print, base: str = ZENODO) -> Path
 
 
 def _download(wanted: Download, out: Path, say: Say, base: str) -> Path:
-    """The whole archive in `out`, its sum checked."""
-    import pooch
-
+    """The whole archive in `out`, its sum checked; what is there already is not fetched again."""
     record = f"{base}/api/records/{wanted.record}"
     stated = _stated(record, wanted.file)
     whole, part = out / wanted.file, out / f"{wanted.file}.part"
-    url = f"{base}/records/{wanted.record}/files/{quote(wanted.file)}?download=1"
-
-    def download(url: str, output_file: str, _: object) -> None:
-        """Called by pooch where `whole` is not there, or has another sum than stated."""
-        if whole.exists():
-            found = pooch.file_hash(whole, alg=stated.checksum.partition(":")[0])
+    if whole.exists():
+        if (given := _sum(whole, stated)) != stated.checksum:
             raise DataFault(
-                f"{whole}: its sum is {found}, not {stated.checksum} as {record} states; "
+                f"{whole}: its sum is {given}, not {stated.checksum} as {record} states; "
                 "remove or rename it, then run again"
             )
-        check_writable(out, "--out", stated.size - _size(part))
-        _continue(url, part, stated.size, say)
-        part.replace(output_file)
-
-    pooch.get_logger().setLevel("WARNING")  # `say` tells of the download
-    try:
-        pooch.retrieve(url, stated.checksum, fname=whole.name, path=out, downloader=download)
-    except ValueError as error:
-        raise DataFault(f"{url}: {error} Run again to fetch it anew.") from error
+        return whole
+    url = f"{base}/records/{wanted.record}/files/{quote(wanted.file)}?download=1"
+    check_writable(out, "--out", stated.size - _size(part))
+    _continue(url, part, stated.size, say)
+    if (given := _sum(part, stated)) != stated.checksum:
+        part.unlink()
+        raise DataFault(
+            f"{url}: what came has the sum {given}, not {stated.checksum} as {record} states; it "
+            "was removed: run again to fetch it anew"
+        )
+    part.replace(whole)
     return whole
+
+
+def _sum(path: Path, stated: _File) -> str:
+    """The sum of a file, written as the record writes that of `stated`."""
+    algorithm, _, _ = stated.checksum.partition(":")
+    with path.open("rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def _stated(record: str, name: str) -> _File:
@@ -138,6 +143,11 @@ def _stated(record: str, name: str) -> _File:
         ) from error
     for file in files:
         if file.key == name:
+            if file.checksum.partition(":")[0] not in SUMS:
+                raise DataFault(
+                    f"{record}: states a sum of a kind that is unknown here, {file.checksum}; look "
+                    "for a newer version of sfdabench"
+                )
             return file
     there = ", ".join(file.key for file in files)
     raise DataFault(f"{record}: holds no {name}, only {there}; look for a newer record")

@@ -72,16 +72,16 @@ def manifest(
     }
     # Most looks find all as it was and need not hold the memo, which is replaced as a whole.
     memo = {} if fresh else _glance(path)
-    if fresh or _unread(files, memo) or leftovers(path):
+    unread = list(files) if fresh else _unread(files, memo)
+    if not _writable(path):  # so that a finished run is found in a cache that may only be read
+        memo = memo | _hash(unread, files, stage)
+    elif unread or leftovers(path):
         with held(path, report):
             remove_leftovers(path)
             memo = _remembered(path, report)
             unread = list(files) if fresh else _unread(files, memo)
             if unread:
-                with stage() as advance:
-                    for done, file in enumerate(unread, 1):
-                        memo[files[file]] = HashedFile.of(file)
-                        advance(done, len(unread))
+                memo |= _hash(unread, files, stage)
                 write_hashes(path, memo)
     total = hashlib.sha256()
     for case in cases:
@@ -89,6 +89,22 @@ def manifest(
         for file in (*case.image, *case.label):
             total.update(f"{files[file]} {memo[files[file]].sha256}\n".encode())
     return total.hexdigest()
+
+
+def _writable(path: Path) -> bool:
+    """Whether a file may be made there, its folder included."""
+    return os.access(next(p for p in path.parents if p.exists()), os.W_OK)
+
+
+def _hash(unread: Sequence[Path], files: Mapping[Path, str], stage: Stage) -> dict[str, HashedFile]:
+    """Read each of the files, by its name."""
+    hashed: dict[str, HashedFile] = {}
+    if unread:
+        with stage() as advance:
+            for done, file in enumerate(unread, 1):
+                hashed[files[file]] = HashedFile.of(file)
+                advance(done, len(unread))
+    return hashed
 
 
 def _unread(files: Mapping[Path, str], memo: Mapping[str, HashedFile]) -> list[Path]:

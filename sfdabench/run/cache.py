@@ -176,7 +176,7 @@ def _locked(entry: Entry) -> Iterator[str | None]:
             if not lock.exists():
                 continue
             try:
-                stack.enter_context(FileLock(lock).acquire(timeout=0))
+                stack.enter_context(FileLock(lock, fallback_to_soft=False).acquire(timeout=0))
             except Timeout:
                 holder = who.read_text(encoding="utf-8") if who.exists() else "another process"
         if holder is None:  # asked when the locks are held: a reader notes what it holds

@@ -400,8 +400,9 @@ def resolve(
         raise BadInput(f"task {task}: names no protocol to score by; give --protocol strict")
     check_order(methods.chain, scored)
     folder = records.record_path(out, task, "+".join(n for n, _ in methods.chain), "").parent
-    check_writable(folder, "--out", need_bytes=100 * 2**20)
-    check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
+    unwritable = _unwritable(folder, cache) if source_data else None
+    if unwritable is not None and not any(folder.glob("*.json")):
+        raise unwritable  # else this run may be there already, and reading it needs no room
     chosen_device = choose_device(device)
     files = Data(root, cache, progress, verify=verify_data)
     needs = [m.needs for _, m in methods.chain]
@@ -440,10 +441,29 @@ def resolve(
         given_source=given,
         source_stages=methods.source_stages,
     )
+    run = _sourced(run, files, needs, source_data=source_data)
+    if unwritable is not None and not run.record_path.exists():
+        raise unwritable
+    return run
+
+
+def _unwritable(folder: Path, cache: Path) -> BadInput | None:
+    """Why nothing can be written into the folder of the records or the cache; None where it can."""
+    try:
+        check_writable(folder, "--out", need_bytes=100 * 2**20)
+        check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
+    except BadInput as error:
+        return error
+    return None
+
+
+def _sourced(run: Run, files: Data, needs: Sequence[Needs], *, source_data: bool) -> Run:
+    """The run with what its source model is made of, as far as that matters."""
+    given, value = run.given_source, run.task
     if given is not None:
         from sfdabench.run import sources
 
-        sources.check_fits(given, run.problem, task)
+        sources.check_fits(given, run.problem, run.task_name)
         run = dataclasses.replace(run, source_files=files.of_source(value))
     if (given is not None and not any(asks_for_source(n) for n in needs)) or not source_data:
         return run

@@ -210,8 +210,8 @@ def test_wrong_sum_names_both(zenodo, out):
     assert "0" * 32 in message
     assert hashlib.md5(zenodo.body).hexdigest() in message
     assert FILE in message
-    assert "Deleted" in message
-    assert "Run again" in message
+    assert "it was removed: run again" in message
+    assert not leftovers(out)
     assert not leftovers(out)
     assert not (out / FILE).exists()
     assert not (out / "chaos").exists()
@@ -220,7 +220,7 @@ def test_wrong_sum_names_both(zenodo, out):
 def test_a_part_of_another_file_is_found_out(zenodo, out):
     out.mkdir()
     (out / f"{FILE}.part").write_bytes(b"x" * 700)
-    with pytest.raises(DataFault, match="does not match"):
+    with pytest.raises(DataFault, match="what came has the sum md5:"):
         get(zenodo, out)
     get(zenodo, out)
     assert files(out / "chaos") == MEMBERS
@@ -393,6 +393,12 @@ def test_silent_server(zenodo, out, monkeypatch):
 def test_answer_that_is_no_record(zenodo, out, record):
     zenodo.record = record
     with pytest.raises(DataFault, match=r"no description of a record .*login page"):
+        get(zenodo, out)
+
+
+def test_a_sum_of_an_unknown_kind(zenodo, out):
+    zenodo.record = zenodo.description().replace(b'"md5:', b'"crc:')
+    with pytest.raises(DataFault, match="states a sum of a kind that is unknown here, crc:"):
         get(zenodo, out)
 
 

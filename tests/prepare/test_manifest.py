@@ -87,6 +87,18 @@ def test_a_file_in_place_of_another_is_noticed(look, tmp_path):
     assert look()[0] != before
 
 
+def test_a_cache_that_may_only_be_read(look, tmp_path, monkeypatch):
+    """What its memo knows is not read again; what it lacks is read each time, without a lock."""
+    before, _, _ = look()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(module, "held", lambda *_: pytest.fail("a lock needs a file"))
+    assert look() == (before, [], [])
+    (tmp_path / "a_mask.png").write_bytes(b"other")
+    after, read, _ = look()
+    assert (after != before, read) == (True, ["a_mask.png"])
+    assert look() == (after, ["a_mask.png"], [])
+
+
 def test_fresh_reads_every_file(look):
     before, _, _ = look()
     assert look() == (before, [], [])

@@ -8,6 +8,7 @@ from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
 from sfdabench.core.progress import Progress
 from sfdabench.prepare import manifest
+from sfdabench.run import plan as module
 from sfdabench.run.plan import choose_device, resolve
 
 
@@ -256,6 +257,22 @@ def test_a_file_where_a_folder_of_records_should_be_is_found_before_anything_is_
     (tmp_path / "out" / "tiny").write_text("")
     with pytest.raises(BadInput, match=r"--out .*out/tiny/cbmt: cannot be written"):
         plan(tmp_path)
+
+
+def test_a_finished_run_is_found_where_nothing_can_be_written(tmp_path, monkeypatch):
+    run = plan(tmp_path)
+
+    def refuse(folder, flag, need_bytes=0):
+        raise BadInput(f"{flag} {folder}: cannot be written")
+
+    monkeypatch.setattr(module, "check_writable", refuse)
+    with pytest.raises(BadInput, match=r"--out .*tiny/cbmt: cannot be written"):
+        plan(tmp_path)
+    run.record_path.parent.mkdir(parents=True)
+    run.record_path.write_text("{}")
+    assert plan(tmp_path).key == run.key
+    with pytest.raises(BadInput, match=r"--out .*tiny/cbmt: cannot be written"):
+        plan(tmp_path, seed=1)
 
 
 def test_a_task_without_a_protocol_is_refused(tmp_path, monkeypatch):
