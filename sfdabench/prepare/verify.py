@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from sfdabench.core.errors import DataFault
 from sfdabench.prepare.planes import not_square
 
 Advance = Callable[[int, int], None]
+# A name that ends as images do, or did before a download or a copy put something behind it.
+LIKE_AN_IMAGE = re.compile(r"\.(png|jpe?g|bmp|gif|tiff?|dcm|nii|mha|nrrd|img|hdr)(?![a-z])", re.I)
+MAX_NAMED = 20  # ours: of the files of a folder
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def verify(dataset: Dataset, root: Path, *, advance: Advance = lambda done, tota
         for split, number in cases.items()
         if labelled[split] < number
     ]
+    notes += not_read(scan.cases)
     once = tuple(dict.fromkeys(faults))  # a broken image is in the way of its mask as well
     return Report(root, dict(cases), dict(labelled), expected, once, tuple(notes))
 
@@ -91,6 +96,26 @@ def official(
         default=None,
     )
     return {split: nearest[split] for split in found} if nearest else {}
+
+
+def not_read(cases: Iterable[Case]) -> Iterator[str]:
+    """A note for each folder that holds files of cases, and beside them images of no case.
+
+    Such files bear another name or suffix than expected, and their cases are not there.
+    """
+    of_cases: dict[Path, set[str]] = {}
+    for case in cases:
+        for path in (*case.image, *case.label):
+            of_cases.setdefault(path.parent, set()).add(path.name)
+    for folder, known in of_cases.items():
+        names = sorted(path.name for path in folder.iterdir() if path.name not in known)
+        others = [n for n in names if not n.startswith(".") and LIKE_AN_IMAGE.search(n)]
+        if others:
+            more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
+            yield (
+                f"{folder}: not read, since no such name is looked for: "
+                f"{', '.join(others[:MAX_NAMED])}{more}"
+            )
 
 
 def _image_faults(dataset: Dataset, case: Case) -> list[str]:

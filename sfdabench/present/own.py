@@ -27,6 +27,7 @@ from sfdabench.evaluate.sealed import MaskSpec, unseal
 from sfdabench.prepare.own_images import SPLIT, OwnImages
 from sfdabench.prepare.preparation import Preparation
 from sfdabench.prepare.split import find_cases
+from sfdabench.prepare.verify import not_read
 from sfdabench.run import sources
 from sfdabench.run.artefacts import Artefact, left_by_maker
 from sfdabench.run.choose import check_fit, check_order, choose_methods, choose_recipe
@@ -86,6 +87,8 @@ def adapt(asked: Asked, progress: Progress) -> Adapted:
     check_writable(cache, "SFDABENCH_CACHE", need_bytes=500 * 2**20)
     artefact, task_name = _source(asked, cache)
     run = _run(asked, artefact, task_name, cache, progress)
+    for note in not_read(run.target_train.cases):
+        progress.say(note)
     stages = Stages(run, progress, audits=False)
     stages.prepare()
     for stage in run.final.order:

@@ -132,3 +132,22 @@ def test_each_file_of_a_case_is_looked_at(tmp_path: Path) -> None:
     assert {fault.partition(":")[0] for fault in faults} == {
         str(path) for path in (t1, last, other.image[2])
     }
+
+
+def test_images_of_no_case_are_named(tree: Path) -> None:
+    """A name that the data set does not know, a suffix that it does not, a broken-off download."""
+    assert not [note for note in verify(Drishti(), tree).notes if "not read" in note]
+    folder = Drishti().cases(tree)[0].image[0].parent
+    for name in ("case7.png", "drishtiGS_002.tif", "drishtiGS_003.png.part", "b.nii.gz_1"):
+        (folder / name).write_bytes(b"x")
+    for name in (".hidden.png", "Thumbs.db", "notes.txt", "pngs.csv"):
+        (folder / name).write_bytes(b"x")
+    (note,) = [note for note in verify(Drishti(), tree).notes if "not read" in note]
+    assert note == (
+        f"{folder}: not read, since no such name is looked for: b.nii.gz_1, case7.png, "
+        "drishtiGS_002.tif, drishtiGS_003.png.part"
+    )
+    for i in range(30):
+        (folder / f"extra{i:02}.png").write_bytes(b"x")
+    (note,) = [note for note in verify(Drishti(), tree).notes if "not read" in note]
+    assert note.endswith("extra15.png and 14 more")

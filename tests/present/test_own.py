@@ -81,6 +81,13 @@ def test_masks_model_and_description(adapt, weights, tmp_path):
     assert (code, "holds an adapted model already" in err) == (2, True)
 
 
+def test_images_that_are_not_read_are_named(adapt, images):
+    (images / "a" / "3.png.part").write_bytes(b"x")
+    code, _, err = adapt(*FILE)
+    assert code == 0, err
+    assert f"{images / 'a'}: not read, since no such name is looked for: 3.png.part" in err
+
+
 def test_a_class_that_no_pixel_was_given_to_is_said(adapt, weights, tmp_path):
     state = read(weights)
     state["classifier.bias"] = torch.tensor([-100.0, 0.0])  # the logits of the cup
