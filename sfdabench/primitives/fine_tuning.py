@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +58,24 @@ def momentum_sgd(
     return torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=nesterov)
 
 
+def sgd_or_adam(
+    model: nn.Module, kind: Literal["sgd", "adam"], rate: float, head_factor: float
+) -> torch.optim.Optimizer:
+    """Momentum SGD as `momentum_sgd` has it, or Adam of one rate for encoder and heads.
+
+    Neither trains scales and shifts of batch norm.
+    """
+    encoder, heads = encoder_and_heads(model)
+    if kind == "sgd":
+        return momentum_sgd(encoder, heads, rate, head_factor)
+    return torch.optim.Adam([*encoder, *heads], rate, betas=(0.9, 0.99))
+
+
 def both_heads(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """(B, C, H, W) -> logits (B, K, H, W) of main and auxiliary head; needs "auxiliary"."""
     return model.heads(images)  # type: ignore[operator]
+
+
+def all_heads(model: nn.Module, images: Tensor, heads: Literal["main", "both"]) -> list[Tensor]:
+    """(B, C, H, W) -> logits (B, K, H, W) of the main head, or of both; needs "auxiliary" then."""
+    return [model(images)] if heads == "main" else [*both_heads(model, images)]

@@ -25,7 +25,7 @@ QUIET = Progress(quiet=True)
 PLUGINS = Path(__file__).parent.parent / "plugins"
 BENCHMARK = """
 seeds = 2
-absent = ["dpl"]
+absent = ["elsewhere"]
 [paper]
 title = "t"
 venue = "v"
@@ -48,7 +48,7 @@ rows = [
     { name = "s", method = "source_only" },
     { name = "m", method = "mean_teacher", overrides = { mean_teacher = { ema = 0.98 } } },
     { name = "e", method = "mean_teacher", read = "best" },
-    { name = "d", method = "adabn+dpl" },
+    { name = "d", method = "adabn+elsewhere" },
 ]
 [[tables]]
 name = "mini-2"
@@ -101,7 +101,9 @@ def test_each_run_once_seed_by_seed_and_a_reason_for_what_cannot_be(mini):
     assert names(sweep) == [(method, seed) for seed in (0, 1) for method in methods]
     assert len({one.run.key for one in sweep.planned}) == 10
     assert {one.state for one in sweep.planned} == {"to run"}
-    assert [(s.method, s.reason) for s in sweep.skipped] == [("adabn+dpl", "no such method here")]
+    assert [(s.method, s.reason) for s in sweep.skipped] == [
+        ("adabn+elsewhere", "no such method here")
+    ]
     makes = [one.job.makes for one in sweep.planned]
     sources = [cards[0] for cards in makes]
     assert len(set(sources[:5])) == len(set(sources[5:])) == 1
@@ -163,7 +165,7 @@ def test_a_protocol_that_cannot_score_a_run_leaves_it_to_the_others(mini):
     assert online.run.protocol_names == ("strict", "cbmt")
     assert told(online, "--protocol") == ["strict", "cbmt"]
     assert runs["cbmt"].run.protocol_names == ("strict", "cbmt", "dpl")
-    assert [s.method for s in sweep.skipped] == ["adabn+dpl"]
+    assert [s.method for s in sweep.skipped] == ["adabn+elsewhere"]
     (problem,) = sweep.problems
     assert problem.startswith(
         "tent online=true on tiny: protocol dpl predicts in a mode of its own"
@@ -259,7 +261,7 @@ def test_bad_benchmarks(mini):
         make(mini)
     head, _ = BENCHMARK.split("rows = ", 1)
     (mini / "benchmark.toml").write_text(f'{head}rows = [{{ name = "d", method = "dpl" }}]')
-    with pytest.raises(BadInput, match="can be run: dpl on tiny: no such method"):
+    with pytest.raises(BadInput, match="can be run: elsewhere on tiny: no such method"):
         make(mini)
 
 

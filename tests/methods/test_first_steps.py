@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from sfdabench.checks.toy import CPU, Toy, attempt, draw, source_model
 from sfdabench.core import registry
 from sfdabench.core.head import SOFTMAX
+from sfdabench.core.seeding import seed_all
 from sfdabench.core.streams import Clock, LabelledStream, Stream
 from sfdabench.primitives.views import SOURCE, fundus_strong, identity
 
@@ -44,6 +45,13 @@ class Scene:
             background=setting.head.exclusive,
         )
         self.steps = -(-setting.count // SIZE)  # of an epoch
+        images, labels = draw(setting, "source", 8, foreground=True)
+        self.source = LabelledStream(
+            **shared | {"name": "source", "images": images, "ids": tuple(map(str, range(8)))},
+            labels=labels,
+            classes=setting.values,
+            background=setting.head.exclusive,
+        )
 
     def model(self):
         return source_model(self.setting, self.needs)
@@ -397,11 +405,169 @@ def osuda(scene):
     return deployed
 
 
+def judge_of(channels, width):
+    """Five convolutions of 4 x 4 and stride 2, torch's own start, for maps below 32 pixels."""
+    layers = []
+    for outs in (width, 2 * width, 4 * width, 8 * width):
+        layers += [nn.Conv2d(channels, outs, 4, 2, 1), nn.LeakyReLU(0.2)]
+        channels = outs
+    layers.append(nn.Conv2d(channels, 1, 4, 2, 1))
+    return nn.Sequential(nn.ZeroPad2d((0, 32 - 24, 0, 32 - 24)), *layers)
+
+
+def advent(scene):
+    """Two heads, softmax of four channels: entropy maps to base 4, source 0 and target 1."""
+    seed_all(0)
+    model = scene.model().train()
+    judges = nn.ModuleList([judge_of(4, 4), judge_of(4, 4)])
+    encoder, heads = encoder_and_heads(model, affine=False)
+    slow, fast, referee = (
+        sgd(encoder, 1e-2),
+        sgd(heads, 1e-1),
+        torch.optim.Adam(judges.parameters(), 5e-2, betas=(0.9, 0.99)),
+    )
+    done, total = 0, 2 * 2
+
+    def maps(logits):
+        p = logits.softmax(1)
+        return -p * torch.log2(p + 1e-30) / math.log2(4)
+
+    for _ in scene.epochs(2):
+        target = scene.target.endless(SIZE, plain=identity)
+        for images, masks in scene.source.pairs(SIZE, SOURCE["light"]):
+            decay = (1 - done / total) ** 0.9
+            set_rate(slow, 1e-2 * decay)
+            set_rate(fast, 1e-1 * decay)
+            set_rate(referee, 5e-2 * decay)
+            of_source = model.heads(images)
+            task = [cross_entropy(logits, masks.argmax(1)).mean() for logits in of_source]
+            of_target = model.heads(next(target).plain)
+            fooled = [
+                bce(judge(maps(logits)), torch.zeros(())).mean()
+                for judge, logits in zip(judges, of_target, strict=True)
+            ]
+            verdicts = [
+                bce(judge(maps(s).detach()), torch.zeros(())).mean() / 2
+                + bce(judge(maps(t).detach()), torch.ones(())).mean() / 2
+                for judge, s, t in zip(judges, of_source, of_target, strict=True)
+            ]
+            loss = task[0] + 0.2 * task[1] + 3 * fooled[0] + fooled[1]
+            slow.zero_grad()
+            fast.zero_grad()
+            loss.backward(inputs=[*encoder, *heads])
+            step(referee, sum(verdicts))
+            slow.step()
+            fast.step()
+            done += 1
+    return model
+
+
+def adaoutput(scene):
+    """One head, sigmoid: maps are the probabilities, the game is one of least squares."""
+    seed_all(0)
+    model, judge = scene.model().train(), judge_of(2, 4)
+    encoder, heads = encoder_and_heads(model, affine=False)
+    optimiser = torch.optim.Adam([*encoder, *heads], 1e-3, betas=(0.9, 0.99))
+    referee = torch.optim.Adam(judge.parameters(), 5e-2, betas=(0.9, 0.99))
+    done, total = 0, 2 * 2
+    for _ in scene.epochs(2):
+        target = scene.target.endless(SIZE, plain=identity)
+        for images, masks in scene.source.pairs(SIZE, SOURCE["light"]):
+            decay = (1 - done / total) ** 0.9
+            set_rate(optimiser, 1e-3 * decay)
+            set_rate(referee, 5e-2 * decay)
+            of_source, of_target = model(images), model(next(target).plain)
+            fooled = (judge(of_target.sigmoid()) ** 2).mean()
+            verdict = (judge(of_source.sigmoid().detach()) ** 2).mean() / 2
+            verdict = verdict + ((judge(of_target.sigmoid().detach()) - 1) ** 2).mean() / 2
+            optimiser.zero_grad()
+            (bce(of_source, masks).mean() + 3 * fooled).backward(inputs=[*encoder, *heads])
+            step(referee, verdict)
+            optimiser.step()
+            done += 1
+    return model
+
+
+def srda(scene):
+    """Sigmoid, two channels, each on or off; the ratio of the batch against the source's."""
+    model = scene.model().train()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)
+    _, labels = draw(scene.setting, "source", 8, foreground=True)
+    shares = [float((torch.as_tensor(labels) >= least).double().mean()) for least in (2, 1)]
+    tau = torch.tensor([[share, 1 - share] for share in shares])
+    nu = (1 / tau) / (1 / tau).sum(1, keepdim=True)
+    for epoch in scene.epochs(2):
+        set_rate(optimiser, 1e-3 * 0.5**epoch)
+        for batch in scene.batches():
+            q = model(batch.plain).sigmoid()
+            loss = torch.zeros(())
+            for k in range(2):
+                p = torch.stack((q[:, k], 1 - q[:, k]))
+                loss = loss - (nu[k].view(2, 1, 1, 1) * p * p.log()).sum(0).mean() / 2
+                that = (p / p.amax(0)).sum((2, 3))
+                that = (that / that.sum(0)).mean(1)
+                loss = loss + 3 * (that * (that / tau[k]).log()).sum() / 2
+            step(optimiser, loss)
+    return model
+
+
+def dpl(scene):
+    """Sigmoid: passes with dropped features, prototypes a batch, training where all agree."""
+    seed_all(0)
+    labeller, labels, masks = scene.model().train(), [], []
+    for batch in scene.target.batches(SIZE, shuffle=False, plain=identity):
+        with torch.no_grad():
+            features = labeller.penultimate(batch.plain)
+            dropped = [F.dropout(features, 0.5) for _ in range(3)]
+            logits = torch.stack([labeller.classify(f, (24, 24)) for f in dropped])
+        p, mean = logits.sigmoid().mean(0), torch.stack(dropped).mean(0)
+        reliable = (logits / 2).sigmoid().std(0) < 0.08
+        y, keep = p > 0.5, []
+        for k in range(2):
+            of_class = (y[:, k] & reliable[:, k]) * p[:, k]
+            of_rest = (~y[:, k] & reliable[:, k]) * (1 - p[:, k])
+            centres = [(mean * w[:, None]).sum((0, 2, 3)) / w.sum() for w in (of_class, of_rest)]
+            gaps = [((mean - c.view(1, -1, 1, 1)) ** 2).sum(1) for c in centres]
+            keep.append(reliable[:, k] & (y[:, k] == (gaps[0] < gaps[1])))
+        labels.append(y)
+        masks.append(torch.stack(keep, 1))
+    labels, masks = torch.cat(labels).float(), torch.cat(masks).float()
+    assert 0.2 < masks.mean() < 0.99
+    model = scene.model().train()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99))
+    for _ in scene.epochs(2):
+        for batch in scene.target.batches(SIZE, shuffle=False, strong=fundus_strong):
+            y, m = labels[batch.index], masks[batch.index]
+            step(optimiser, (bce(model(batch.strong), y) * m).sum() / m.sum())
+    return model
+
+
 NESTED, EXCLUSIVE = Toy(), Toy(head=SOFTMAX, classes=3)
 SGD = {"epochs": 2, "batch_size": SIZE, "learning_rate": 1e-2}
 
+GAME = {"epochs": 2, "batch_size": SIZE, "judge_rate": 5e-2, "adversarial_weight": 3.0, "width": 4}
+BOTH_HEADS = {"heads": "both", "auxiliary_weight": 0.2, "auxiliary_adversarial_weight": 1.0}
+
 # method -> fields, toy, and its steps by hand
 BY_HAND = {
+    "advent": (GAME | BOTH_HEADS | {"learning_rate": 1e-2}, EXCLUSIVE, advent),
+    "srda": (
+        {"epochs": 2, "batch_size": SIZE, "learning_rate": 1e-3, "decay": 0.5, "decay_every": 1}
+        | {"weight": 3.0, "over": "batch"},
+        NESTED,
+        srda,
+    ),
+    "dpl": (
+        {"epochs": 2, "batch_size": SIZE, "learning_rate": 1e-3, "passes": 3, "dropout": 0.5}
+        | {"threshold": 0.5, "uncertainty": 0.08},
+        NESTED,
+        dpl,
+    ),
+    "adaoutput": (
+        GAME | {"loss": "lsgan", "optimiser": "adam", "learning_rate": 1e-3},
+        NESTED,
+        adaoutput,
+    ),
     "source_only": ({}, NESTED, source_only),
     "adabn": ({"batch_size": SIZE}, NESTED, adabn),
     "supervised": ({"epochs": 3, "batch_size": SIZE, "lr_decay": 0.8}, NESTED, supervised),
@@ -445,6 +611,16 @@ FAULTS = [
     ("mrnet", "schedule.step()", "pass"),
     ("mrnet", "losses * (-divergence).exp()", "losses"),
     ("osuda", "* (1 - step / (self.epochs * steps))", "* 1"),
+    ("advent", "schedule, judge_schedule)", "schedule)"),
+    ("advent", "judging(judges, known, unknown)", "judging(judges, unknown, known)"),
+    ("advent", "model.train()", "model.eval()"),
+    ("adaoutput", "schedule, judge_schedule)", "schedule)"),
+    ("srda", "schedule.step()", "pass"),
+    ("dpl", "shuffle=False, plain", "shuffle=True, plain"),
+    ("dpl", "keep=keep)", "keep=None)"),
+    ("srda", "outcome_weights(known) if self.balance else", ""),
+    ("adaoutput", "unknown, adversarial, criterion", "unknown, adversarial"),
+    ("adaoutput", "known, unknown, criterion", "known, unknown"),
     ("osuda", "gaps = gaps * (1 + transferability(source, statistics))", "pass"),
 ]
 
