@@ -35,7 +35,7 @@ from sfdabench.campaign.reference import (
 from sfdabench.campaign.workers import Job, Outcome, Servers, carry_out
 from sfdabench.core import registry
 from sfdabench.core.errors import BadInput
-from sfdabench.core.files import atomic
+from sfdabench.core.files import atomic, held
 from sfdabench.core.near import unknown
 from sfdabench.core.paths import checkout, shipped
 from sfdabench.core.progress import Progress
@@ -192,8 +192,22 @@ def update(
     seed 0 is what the other runs start from, now and later. Scores of runs that are not repeated
     stay, those of runs that are no longer listed go. Nothing is written where a run fails. Raises
     BadInput, before anything is measured, where training that stays is of other seeds, or a source
-    model would be renewed and not all that starts from it.
+    model would be renewed and not all that starts from it. A second update of the same folder waits
+    for the first.
     """
+    with held(folder / "scores.csv", progress.say):
+        return _updated(folder, changelog, reason, tasks, methods, jobs, progress)
+
+
+def _updated(
+    folder: Path,
+    changelog: Path,
+    reason: str,
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    jobs: int,
+    progress: Progress,
+) -> Regression:
     found = reference.read(folder)
     chosen = choose(found, tasks, methods)
     exists = (folder / "scores.csv").is_file()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from sfdabench.campaign import reference, regress
 from sfdabench.campaign.reference import Rule, Score, compare
@@ -109,6 +110,22 @@ def measured(monkeypatch):
         return asked
 
     return find
+
+
+def test_a_second_update_waits_for_the_first(folder, measured, monkeypatch):
+    """Each reads what is there, measures for minutes, and writes all of it."""
+    put(folder)
+    measured({})
+    inner = regress.measure
+
+    def measure(*arguments, **named):
+        with pytest.raises(Timeout):
+            FileLock(folder / "scores.csv.lock").acquire(timeout=0)
+        return inner(*arguments, **named)
+
+    monkeypatch.setattr(regress, "measure", measure)
+    regress.update(folder, folder / "changes", "r", progress=QUIET)
+    FileLock(folder / "scores.csv.lock").acquire(timeout=0).lock.release()
 
 
 def test_the_rule():
@@ -304,7 +321,7 @@ def test_an_update_names_what_guards_nothing(folder, measured):
 def test_an_update_with_a_failed_run_writes_nothing(folder, measured):
     measured(VALUES, failed=[object()])
     regress.update(folder, folder / "changes", "r", progress=QUIET)
-    assert [path.name for path in folder.iterdir()] == ["reference.toml"]
+    assert {path.name for path in folder.iterdir()} <= {"reference.toml", "scores.csv.lock"}
 
 
 NUDGED = 0.8 + 1e-15  # what one more bit of rounding makes of it
