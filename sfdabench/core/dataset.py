@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sfdabench.core.errors import DataFault
 
@@ -65,6 +65,7 @@ class Dataset:
     frame_crop: side of the square crop around the disc as a share of the frame's height, for
         full frames; None where frames are not cropped.
     revision: raised when a built-in data set reads other values or writes another phantom.
+    smoke: attributes with which its phantom is a case or two, for the contract checks.
     """
 
     card: ClassVar[Card]
@@ -73,6 +74,7 @@ class Dataset:
     counts: ClassVar[Mapping[str, Mapping[str, int]]]
     frame_crop: ClassVar[float | None] = None
     revision: ClassVar[int] = 1
+    smoke: ClassVar[Mapping[str, Any]] = {}
 
     def scan(self, root: Path) -> Scan:
         """Find the cases under `root`; never raises for a fault inside it, lists it instead.

@@ -53,6 +53,7 @@ class Fundus(Dataset):
     domains: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     stereo: ClassVar[bool] = False
     phantom_cases: ClassVar[int]
+    smoke: ClassVar = {"phantom_cases": 2}
 
     def scan(self, root: Path) -> Scan:
         layout, base = self._locate(root)

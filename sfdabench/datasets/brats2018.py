@@ -112,6 +112,7 @@ or <case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz (2023 onward), likewise
         "2020": _numbers(HGG=293, LGG=76),
     }
     phantom_patients: ClassVar[int] = 20  # of each grade
+    smoke: ClassVar = {"phantom_patients": 1}
 
     def scan(self, root: Path) -> Scan:
         base, scan = self._locate(root), Scan()

@@ -76,6 +76,7 @@ Train_Sets/CT/<id>/{DICOM_anon/*.dcm,Ground/*.png}                (optional)
     phantom_mr: ClassVar[tuple[int, ...]] = PHANTOM_MR
     phantom_t1: ClassVar[tuple[int, ...]] = (1, 2, 3)
     phantom_ct: ClassVar[tuple[int, ...]] = (1, 2)
+    smoke: ClassVar = {"phantom_mr": (1,), "phantom_t1": (1,), "phantom_ct": (1,)}
 
     def scan(self, root: Path) -> Scan:
         base = locate(root, self.card, self.folders, "Train_Sets")

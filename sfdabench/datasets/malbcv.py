@@ -60,6 +60,7 @@ RawData/Testing/img/img00NN.nii.gz             NN = 61..80, unlabelled (optional
     counts: ClassVar = {"official": {"train": 24, "test": 6, "unlabelled": 20}}
     folders = ("BTCV", "MALBCV", "btcv", "malbcv")
     phantom_numbers: ClassVar[tuple[int, ...]] = (*range(2, 9), *range(21, 28), *sorted(TEST))
+    smoke: ClassVar = {"phantom_numbers": (2,)}
 
     def scan(self, root: Path) -> Scan:
         base = locate(root, self.card, self.folders, "RawData/Training").parent

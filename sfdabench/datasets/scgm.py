@@ -62,6 +62,7 @@ site{1,2,3,4}-sc{01..10}-levels.txt                  (not read)
         "challenge": {f"site{s}-{kind}": 10 for s in SITES for kind in ("labelled", "unlabelled")}
     }
     phantom_subjects: ClassVar[Sequence[int]] = SUBJECTS
+    smoke: ClassVar = {"phantom_subjects": SUBJECTS[:1]}
 
     def scan(self, root: Path) -> Scan:
         base, scan = self._locate(root), Scan()

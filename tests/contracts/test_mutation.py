@@ -258,8 +258,9 @@ DATASETS = {
         "phantom_is_seeded",
         FEW
         | {
-            "low = (len(label) - side) // 2": "import os\n\n"
-            "            low = (len(label) - side) // 2 - os.urandom(1)[0] % 3"
+            "        for i in range(self.phantom_cases):": "        import os\n\n"
+            "        seed = int.from_bytes(os.urandom(4), 'big')\n"
+            "        for i in range(self.phantom_cases):"
         },
     ),
     "phantom that ignores the seed": Break(
