@@ -199,11 +199,13 @@ def attempt(
     seed: int = 0,
     kill_after: int | None = None,
     cut: str | None = None,
+    watched: bool = True,
 ) -> Attempt:
     """Adapt on the toy; a second call with the same `work` goes on where the first was killed.
 
     kill_after: raise Killed after this epoch, or batch of an online method; counted from 0.
     cut: name of a logged loss whose gradient is replaced by zeros at every step.
+    watched: measure the gradient of every logged loss, which takes longer than the steps do.
     Everything that any need could ask for is at hand, so that a method that reaches for what it
     does not declare is caught by the grant and by what comes out, not by its absence. Raises
     TypeError where `adapt` returns no module.
@@ -235,7 +237,7 @@ def attempt(
 
     keeper = ToyKeeper(
         work,
-        at_step=look if cut is None else sever,
+        at_step=sever if cut is not None else look if watched else None,
         patience=SELDOM if kill_after is None else 0.0,
         kill_after=kill_after,
     )
