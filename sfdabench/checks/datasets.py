@@ -50,9 +50,11 @@ def _files(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in paths}
 
 
-def _drawn_files(entry: type[Dataset], seed: int) -> dict[str, bytes]:
-    """The files of a small phantom, by relative path."""
-    drawn = _Drawn(entry, seed, entry.smoke)
+def _drawn_files(
+    entry: type[Dataset], seed: int, changes: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """The files of a phantom that is drawn for this, by relative path."""
+    drawn = _Drawn(entry, seed, changes)
     return _files(drawn.root)
 
 
@@ -131,16 +133,14 @@ def check_writes_masks_that_overlay(entry: type[Dataset]) -> Iterator[str]:
 def check_phantom_is_seeded(entry: type[Dataset]) -> Iterator[str]:
     """Same seed, same bytes, also after a file was read; another seed, other bytes.
 
-    On a phantom of the `smoke` attributes, which draws a case as the whole one does.
+    The second is seen on a phantom of the `smoke` attributes: one file that differs is enough.
     """
-    files = _drawn_files(entry, 0)
     dataset, root = entry(), phantom_of(entry)
+    files = _files(root)
     dataset.read_image(dataset.cases(root)[0])  # some libraries then write other headers
-    if not files:
-        yield "nothing was drawn"
     if _drawn_files(entry, 0) != files:
         yield "the same seed drew other files"
-    if _drawn_files(entry, 1) == files:
+    if _drawn_files(entry, 1, entry.smoke) == _drawn_files(entry, 0, entry.smoke):
         yield "another seed drew the same files"
 
 

@@ -258,9 +258,8 @@ DATASETS = {
         "phantom_is_seeded",
         FEW
         | {
-            "        for i in range(self.phantom_cases):": "        import os\n\n"
-            "        seed = int.from_bytes(os.urandom(4), 'big')\n"
-            "        for i in range(self.phantom_cases):"
+            "low = (len(label) - side) // 2": "import os\n\n"
+            "            low = (len(label) - side) // 2 - os.urandom(1)[0] % 3"
         },
     ),
     "phantom that ignores the seed": Break(
