@@ -72,9 +72,9 @@ def _toy(method: Method, **changes: Any) -> Toy:
     return dataclasses.replace(Toy(head=method.needs.heads[0]), **changes)
 
 
-def _attempt(method: Method, toy: Toy, cut: str | None = None) -> Attempt:
+def _attempt(method: Method, toy: Toy, cut: str | None = None, *, watched: bool = True) -> Attempt:
     with tempfile.TemporaryDirectory() as work:
-        return attempt(method, toy, Path(work), cut=cut)
+        return attempt(method, toy, Path(work), cut=cut, watched=watched)
 
 
 @lru_cache(maxsize=256)
@@ -86,8 +86,7 @@ def _run(method: Method, toy: Toy, cut: str | None = None) -> Attempt:
 @lru_cache(maxsize=256)
 def _fingerprint(method: Method) -> str:
     """Of one adaptation whose gradients nobody asks for."""
-    with tempfile.TemporaryDirectory() as work:
-        return attempt(method, _toy(method), Path(work), watched=False).fingerprint
+    return _attempt(method, _toy(method), watched=False).fingerprint
 
 
 def check_reads_like_its_paper(entry: type[Method]) -> Iterator[str]:

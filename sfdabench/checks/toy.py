@@ -235,9 +235,10 @@ def attempt(
         if cut is not None and cut in losses and losses[cut].requires_grad:
             losses[cut].register_hook(torch.zeros_like)
 
+    at_step = look if watched else None
     keeper = ToyKeeper(
         work,
-        at_step=sever if cut is not None else look if watched else None,
+        at_step=at_step if cut is None else sever,
         patience=SELDOM if kill_after is None else 0.0,
         kill_after=kill_after,
     )

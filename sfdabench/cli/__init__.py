@@ -101,7 +101,7 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (OSError, MemoryError) as error:  # a reader that has gone: click leaves with 1, silently
+    except (OSError, MemoryError) as error:  # but for a reader that has gone: click leaves with 1
         from sfdabench.core.system_errors import explain
 
         _stop(explain(error), 1)

@@ -44,8 +44,9 @@ def run(request: RunRequest, seeds: int, force: bool, as_json: bool) -> int:
     first = request.resolve(progress)  # so what is wrong with a flag is said before any work
     failures = 0
     for seed in numbers:
-        again = dataclasses.replace(request, seed=seed, verify_data=False)
-        each = first if seed == request.seed else again.resolve(progress)
+        each = first
+        if seed != request.seed:
+            each = dataclasses.replace(request, seed=seed, verify_data=False).resolve(progress)
         progress.say(plans.heading(each))
         path, record = each.record_path, None
         if path.exists() and not force:

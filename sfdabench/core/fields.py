@@ -79,8 +79,7 @@ def override(value: T, changes: Mapping[str, Any], *, owner: str, flag: str = "-
                 continue
             break
         else:
-            reason = problem
-            raise BadInput(f"{flag} {name}={given}: {reason} (field '{name}' of {owner})")
+            raise BadInput(f"{flag} {name}={given}: {problem} (field '{name}' of {owner})")
     return dataclasses.replace(value, **checked)  # type: ignore[type-var]
 
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sfdabench.core.errors import BadInput
 
 CURES = {
     errno.ENOSPC: "make room on that disk, or name a folder on another one",
@@ -32,3 +37,17 @@ def explain(error: OSError | MemoryError, where: object = "") -> str:
         reason, cure = error.strerror or str(error), CURES.get(error.errno or 0, "")
     place = getattr(error, "filename", None) or where
     return f"{f'{place}: ' if place else ''}{reason}{f'; {cure}' if cure else ''}"
+
+
+@contextmanager
+def explained(path: Path, error: type[BadInput]) -> Iterator[None]:
+    """Raise `error`, explained, for what the system refuses while the file is read.
+
+    Errors without a number pass: a library means by them that the file itself is broken.
+    """
+    try:
+        yield
+    except (OSError, MemoryError) as reason:
+        if isinstance(reason, OSError) and reason.errno is None:
+            raise
+        raise error(explain(reason, path)) from reason

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -155,14 +155,16 @@ def parse_classes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return classes
 
 
+def _values(paths: Iterable[Path]) -> set[int]:
+    """Every value that one of these masks holds."""
+    return {int(value) for path in paths for value in np.unique(read_mask(path)[0])}
+
+
 def _every_value(
     prediction: Path, reference: Path, pairs: Sequence[Pair]
 ) -> dict[str, tuple[int, ...]]:
     """A class for each value but 0 that a reference holds."""
-    known, given = set[int](), set[int]()
-    for _, p_path, r_path in pairs:
-        given |= {int(v) for v in np.unique(read_mask(p_path)[0])}
-        known |= {int(v) for v in np.unique(read_mask(r_path)[0])}
+    given, known = _values(p for _, p, _ in pairs), _values(r for _, _, r in pairs)
     known -= {0}
     strange = given - known - {0}
     if strange:
@@ -239,20 +241,23 @@ def score_saved(
     pairs = _pairs(prediction, reference)
     _check_grids(pairs)
     classes = classes or _every_value(prediction, reference, pairs)
-    tally, held = Tally(rule, list(classes)), set[int]()
+    tally, present = Tally(rule, list(classes)), set[str]()
     for case, p_path, r_path in pairs:
         p, r, spacing = _read_pair(p_path, r_path)
-        held |= {int(value) for mask in (p, r) for value in np.unique(mask)}
         shown, truth = (np.stack([np.isin(m, v) for v in classes.values()]) for m in (p, r))
+        for name, mask, reference_mask in zip(classes, shown, truth, strict=True):
+            if mask.any() or reference_mask.any():
+                present.add(name)
         tally.add(case, shown, truth, spacing)
     if not tally.scores:
         raise BadInput(f"--reference {reference}: {protocol} leaves out empty masks, and all are")
-    for name, values in classes.items():
-        if not held.intersection(values):
-            text = ",".join(map(str, values))
+    for name, wanted in classes.items():
+        if name not in present:
+            text = ",".join(map(str, wanted))
+            values = sorted(_values(path for _, *both in pairs for path in both))
             raise BadInput(
                 f"--class {name}={text}: no mask holds {text}; they hold "
-                f"{pictures.few(sorted(held))}{', ...' if len(held) > 5 else ''}"
+                f"{pictures.few(values)}{', ...' if len(values) > 5 else ''}"
             )
     return list(_rows(tally))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sfdabench.core.errors import DataFault
 from sfdabench.core.files import regular
-from sfdabench.core.system_errors import explain
+from sfdabench.core.system_errors import explained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ def read(path: Path, *, header: bool = False, cure: str = AGAIN) -> Image.Image:
 
     regular(path, cure, DataFault)
     try:
-        with Image.open(path) as image:
+        with explained(path, DataFault), Image.open(path) as image:
             turned = _turned(image, header=header)
             if turned or not header:
                 image.load()
@@ -49,11 +49,7 @@ def read(path: Path, *, header: bool = False, cure: str = AGAIN) -> Image.Image:
         raise DataFault(f"{path}: not an image, whatever its name says; {cure}") from None
     except Image.DecompressionBombError as error:
         raise DataFault(f"{path}: claims more pixels than any photograph has ({error})") from error
-    except MemoryError as error:
-        raise DataFault(explain(error, path)) from error
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file
-            raise DataFault(explain(error, path)) from error
         raise DataFault(f"{path}: broken image file ({error}); {cure}") from error
 
 

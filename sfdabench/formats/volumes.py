@@ -19,7 +19,7 @@ import numpy as np
 
 from sfdabench.core.errors import DataFault
 from sfdabench.core.files import regular
-from sfdabench.core.system_errors import explain
+from sfdabench.core.system_errors import explained
 
 ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 CANONICAL = ("L", "P", "S")  # of axes x, y, z; the suite's arrays have them reversed
@@ -149,17 +149,14 @@ def open_nifti(
     regular(path, cure, DataFault)
     broken = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError)
     try:
-        raw = _raw_header(path)
-        image: Any = nibabel.load(path)
-        _check_header(image, raw, path)
-        _check_length(image, path)
-        shape, affine = image.shape, _in_millimetres(image)
-        array = None if header else _voxels(image, path)
-    except MemoryError as error:
-        raise DataFault(explain(error, path)) from error
+        with explained(path, DataFault):
+            raw = _raw_header(path)
+            image: Any = nibabel.load(path)
+            _check_header(image, raw, path)
+            _check_length(image, path)
+            shape, affine = image.shape, _in_millimetres(image)
+            array = None if header else _voxels(image, path)
     except (*broken, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the file
-            raise DataFault(explain(error, path)) from error
         raise DataFault(f"{path}: not a whole NIfTI file ({error}); {cure}") from error
     if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
         count = int((~np.isfinite(array)).sum())

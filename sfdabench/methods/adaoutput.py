@@ -98,22 +98,22 @@ class AdaOutput(Method):
             for images, masks in context.source.pairs(self.batch_size, view):
                 optimiser.zero_grad()
                 judge_optimiser.zero_grad()
-                source = all_heads(model, images, self.heads)
+                source_logits = all_heads(model, images, self.heads)
                 losses = [
                     weight * supervised_loss(logits, masks, *recipe)
-                    for weight, logits in zip(weights, source, strict=True)
+                    for weight, logits in zip(weights, source_logits, strict=True)
                 ]
                 task = torch.stack(losses).sum()
                 context.log(task=task)
                 task.backward()
-                shown = all_heads(model, next(target).plain, self.heads)
-                known = [context.head.probabilities(logits) for logits in source]
-                unknown = [context.head.probabilities(logits) for logits in shown]
+                target_logits = all_heads(model, next(target).plain, self.heads)
+                source_maps = [context.head.probabilities(logits) for logits in source_logits]
+                target_maps = [context.head.probabilities(logits) for logits in target_logits]
                 with frozen(judges):
-                    fooled = fooling(judges, unknown, adversarial, criterion)
+                    fooled = fooling(judges, target_maps, adversarial, criterion)
                     context.log(fooling=fooled)
                     fooled.backward()
-                verdict = judging(judges, known, unknown, criterion)
+                verdict = judging(judges, source_maps, target_maps, criterion)
                 context.log(judging=verdict)
                 verdict.backward()
                 for each in (optimiser, judge_optimiser, schedule, judge_schedule):

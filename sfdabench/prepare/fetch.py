@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import lzma
 import os
-import shutil
 import stat
 import time
 import zipfile
@@ -28,7 +27,7 @@ from urllib.request import Request, urlopen
 
 from sfdabench import __version__
 from sfdabench.core.errors import BadInput, DataFault
-from sfdabench.core.files import held
+from sfdabench.core.files import held, remove
 from sfdabench.core.paths import check_writable
 
 ZENODO = "https://zenodo.org"
@@ -220,13 +219,12 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 def _extract(file: zipfile.ZipFile, folder: Path) -> None:
     near = folder.with_name(f".{folder.name}.part")
-    if near.exists():  # of a run that was killed; the lock is ours
-        shutil.rmtree(near)
+    remove(near)  # of a run that was killed; the lock is ours
     try:
         file.extractall(near)
         near.replace(folder)
     except BaseException:
-        shutil.rmtree(near, ignore_errors=True)  # a full disk may have left nothing of it
+        remove(near)
         raise
 
 

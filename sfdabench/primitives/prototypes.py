@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
 from sfdabench.core.head import Head
-from sfdabench.primitives.batch_norm import batch_norm_layers
 
 Statistics = Literal["batch", "running"]
 
@@ -50,7 +49,7 @@ def repeated_predictions(
     """
     layers = [m for m in model.modules() if isinstance(m, _DropoutNd)]
     model.train(statistics == "batch")
-    for layer in (*layers, *(batch_norm_layers(model) if statistics == "batch" else ())):
+    for layer in layers:
         layer.train()
     segmenter, size = cast(Any, model), (images.shape[-2], images.shape[-1])
     total = mean = squares = features = torch.zeros(())

@@ -203,7 +203,7 @@ def test_an_edited_file_of_a_group_makes_it_a_digest(package, group, name):
 
 def test_a_file_more_changes_a_group_unless_it_is_an_exception(package):
     (package / "models" / "another.py").write_text("x = 1\n")
-    edit(package / "prepare" / "fetch.py", "import shutil", "import os, shutil")
+    edit(package / "prepare" / "fetch.py", "import stat", "import shutil, stat")
     assert len(shared_code("models")["models"]) == 16
     assert shared_code("prepare") == {"prepare": REVISIONS["prepare"]}
 

@@ -612,15 +612,15 @@ FAULTS = [
     ("mrnet", "losses * (-divergence).exp()", "losses"),
     ("osuda", "* (1 - step / (self.epochs * steps))", "* 1"),
     ("advent", "schedule, judge_schedule)", "schedule)"),
-    ("advent", "judging(judges, known, unknown)", "judging(judges, unknown, known)"),
+    ("advent", "(judges, source_maps, target_maps)", "(judges, target_maps, source_maps)"),
     ("advent", "model.train()", "model.eval()"),
     ("adaoutput", "schedule, judge_schedule)", "schedule)"),
     ("srda", "schedule.step()", "pass"),
     ("dpl", "shuffle=False, plain", "shuffle=True, plain"),
     ("dpl", "keep=keep)", "keep=None)"),
     ("srda", "outcome_weights(known) if self.balance else", ""),
-    ("adaoutput", "unknown, adversarial, criterion", "unknown, adversarial"),
-    ("adaoutput", "known, unknown, criterion", "known, unknown"),
+    ("adaoutput", "target_maps, adversarial, criterion", "target_maps, adversarial"),
+    ("adaoutput", "source_maps, target_maps, criterion", "source_maps, target_maps"),
     ("osuda", "gaps = gaps * (1 + transferability(source, statistics))", "pass"),
 ]
 
