@@ -57,6 +57,7 @@ def check_features_are_what_it_declares(entry: type[Network]) -> Iterator[str]:
     module = _build(entry)
     has = {
         "auxiliary": all(hasattr(module, n) for n in ("heads", "features", "classify_auxiliary")),
+        "boundary": hasattr(module, "boundary"),
         "batch_norm": any(isinstance(m, _BatchNorm) for m in module.modules()),
         "dropout": any(
             isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in module.modules()
@@ -99,6 +100,20 @@ def check_penultimate_features_lead_to_the_logits(entry: type[Network]) -> Itera
         logits = module.classify(features, (48, 48))  # type: ignore[operator]
         if not torch.equal(logits, module(images)):
             yield "classify(penultimate(images)) is another result than forward(images)"
+
+
+def check_masks_beside_a_boundary_are_its_logits(entry: type[Network]) -> Iterator[str]:
+    """boundary(x) = (forward(x), one channel of the same size) in eval mode."""
+    if "boundary" not in entry.features:
+        return
+    module = _build(entry).eval()
+    images = torch.rand(2, 3, 57, 48)
+    with torch.no_grad():
+        masks, edges = module.boundary(images)  # type: ignore[operator]
+        if not torch.equal(masks, module(images)):
+            yield "the logits beside the boundary are another result than forward"
+    if edges.shape != (2, 1, 57, 48):
+        yield f"the boundary's logits are {tuple(edges.shape)}, not (2, 1, 57, 48)"
 
 
 def check_first_of_two_heads_is_the_main_one(entry: type[Network]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sfdabench.core import registry
 from sfdabench.core.checkpoint import CheckpointKeeper
 from sfdabench.core.context import Context, SourceContext
+from sfdabench.core.fields import override
 from sfdabench.core.head import SIGMOID, Head
 from sfdabench.core.method import Method
 from sfdabench.core.needs import Needs
@@ -27,6 +30,7 @@ from sfdabench.models import composites
 from sfdabench.models.composites import describe
 from sfdabench.models.segmenter import PREDICTED_TOGETHER, OnlineSegmenter, Segmenter
 from sfdabench.models.weights import sha256
+from sfdabench.networks.unet_boundary import UNetBoundary
 from sfdabench.networks.unet_dual import UNetDual
 from sfdabench.networks.unet_small import UNetSmall
 from sfdabench.primitives.losses import segmentation_loss
@@ -109,25 +113,37 @@ def _source_data(
 
 
 def source_model(toy: Toy, needs: Needs) -> Segmenter:
-    """A copy of the toy's source model, with two heads where the method asks for them."""
-    return copy.deepcopy(_source_model(toy.classes, toy.head, "auxiliary" in needs.network))
+    """A copy of the toy's source model, of a network that has what the method asks for."""
+    return copy.deepcopy(_source_model(toy.classes, toy.head, _network(needs)))
 
 
-def _build(classes: int, head: Head, auxiliary: bool) -> nn.Module:
-    entry = UNetDual(width=4, depth=2) if auxiliary else UNetSmall(width=4, depth=2)
-    return entry.build(channels=3, outputs=head.outputs(classes))
+NETWORKS = {
+    "penultimate": UNetSmall(width=4, depth=2),
+    "auxiliary": UNetDual(width=4, depth=2),
+    "boundary": UNetBoundary(width=4, depth=2),
+}
+
+
+def _network(needs: Needs) -> str:
+    """The feature by which the toy's network is chosen; "penultimate" is what all of them have."""
+    rarer = sorted(needs.network & {"auxiliary", "boundary"})
+    return rarer[0] if rarer else "penultimate"
+
+
+def _build(toy: Toy, network: str) -> nn.Module:
+    return NETWORKS[network].build(channels=3, outputs=toy.head.outputs(toy.classes))
 
 
 @cache
-def _source_model(classes: int, head: Head, auxiliary: bool) -> Segmenter:
+def _source_model(classes: int, head: Head, network: str) -> Segmenter:
     toy = Toy(classes=classes, head=head)
     seed_all(0)
-    model = Segmenter(_build(classes, head, auxiliary))
+    model = Segmenter(_build(toy, network))
     stream = _labelled(toy, "source", Clock(), *draw(toy, "source", 16, foreground=True))
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(12):
         for images, masks in stream.pairs(8, SOURCE["none"]):
-            if auxiliary:
+            if network == "auxiliary":
                 main, other = (segmentation_loss(m, masks, head) for m in model.heads(images))
                 loss = main + 0.1 * other
             else:
@@ -136,6 +152,19 @@ def _source_model(classes: int, head: Head, auxiliary: bool) -> Segmenter:
             loss.backward()
             optimiser.step()
     return model.eval()
+
+
+def _stage(name: str, toy: Toy) -> nn.Module:
+    """What a source-side stage makes of the toy's source, at its smoke values."""
+    return copy.deepcopy(_trained_stage(name, toy.classes, toy.head))
+
+
+@cache
+def _trained_stage(name: str, classes: int, head: Head) -> nn.Module:
+    entry: type[SourceStage] = registry.load("stages", name)
+    stage = override(entry(), entry.smoke, owner=name)
+    with tempfile.TemporaryDirectory() as work:
+        return train(stage, Toy(classes=classes, head=head), Path(work))[0]
 
 
 class Killed(BaseException):
@@ -261,7 +290,7 @@ def attempt(
         granted={
             "target_labels": _labelled(toy, "target", clock, images, labels),
             "source_data": _source_data(toy, needs, clock, s_images, s_labels),
-            "source_stage": source_model(toy, needs),
+            "source_stage": _stage(needs.source_stage, toy) if needs.source_stage else start,
             "class_ratio": {
                 name: float(np.isin(s_labels, values).mean())
                 for name, values in zip(names, toy.values, strict=True)
@@ -294,7 +323,7 @@ def train(
     clock = Clock()
     fresh = isinstance(stage, Training)
     seed_all(0)
-    network = _build(toy.classes, toy.head, auxiliary=False)
+    network = _build(toy, "penultimate")
     start = Segmenter(network) if fresh else source_model(toy, Needs())
     splits = [
         _labelled(toy, name, of, *draw(toy, domain, count, foreground=True))
@@ -332,7 +361,7 @@ def rebuild(deployed: nn.Module, toy: Toy, needs: Needs) -> Segmenter:
 
     Raises RunFailed for a model of which nothing can be stored.
     """
-    network, about = _build(toy.classes, toy.head, "auxiliary" in needs.network), describe(deployed)
+    network, about = _build(toy, _network(needs)), describe(deployed)
     return composites.rebuild(network, about, deployed.weights(), "the deployed model", "float32")  # type: ignore[operator]
 
 

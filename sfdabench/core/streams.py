@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfdabench.core.errors import BadInput
+from sfdabench.core.errors import BadInput, RunFailed
 from sfdabench.core.seeding import generator
 
 Key = tuple[int, int, int]  # of a pass over the data: stage, epoch, passes in it so far
@@ -97,6 +97,35 @@ class Stream:
         """Number of images."""
         return len(self.ids)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the first image; all have it where `images` is no list."""
+        return tuple(self.images[0].shape)
+
+    def value_range(self) -> tuple[list[float], list[float]]:
+        """The low and the high ends of the values of each channel, as the views give them.
+
+        -1 and 1 for uint8; of standardised floats, which have no bounds, the quantiles 0.001 and
+        0.999 of at most 256 images, evenly spaced. Raises RunFailed for a channel that is constant.
+        """
+        channels = self.shape[0]
+        if self._is_uint8:
+            return [-1.0] * channels, [1.0] * channels
+        chosen = np.unique(np.linspace(0, len(self) - 1, 256).round().astype(int))
+        values = self._take(chosen).cpu().numpy().swapaxes(0, 1).reshape(channels, -1)
+        low, high = np.quantile(values, (0.001, 0.999), axis=1)
+        for channel in np.flatnonzero(~(high > low)):
+            raise RunFailed(
+                f"{self.name}: channel {channel} of the images is {low[channel]:g} nearly "
+                "everywhere, so it has no range to translate; leave the channel or these images out"
+            )
+        return low.tolist(), high.tolist()
+
+    @property
+    def _is_uint8(self) -> bool:
+        dtype = (self.images[0] if isinstance(self.images, list) else self.images).dtype
+        return dtype in (np.uint8, torch.uint8)
+
     def steps(self, size: int) -> int:
         """Batches of `size` in one pass."""
         return -(-len(self) // size)
@@ -112,8 +141,7 @@ class Stream:
 
     def _scaled(self, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Images on 0..255 for the views, and the way from there to what the network expects."""
-        dtype = (self.images[0] if isinstance(self.images, list) else self.images).dtype
-        if dtype in (np.uint8, torch.uint8):
+        if self._is_uint8:
             return images, lambda seen: seen / 127.5 - 1
         low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
         step = (high - low).clamp(min=1e-6) / 255

@@ -23,10 +23,14 @@ class SRDA(Method):
     over: the ratio is matched in each image, or in the mean over a batch. Where many images lack a
         class, as planes of a volume do, a ratio for each image paints it in.
     balance: classes count in the entropy by one over their share; otherwise all alike.
+    prior: the ratio to match, the source's mean or what the stage `size_predictor`, trained on the
+        source, says of each image (MICCAI 2020, and CRUDA in OSUDA's tables). "predicted" needs
+        penultimate features.
     divergence: AdaMI's from the prediction to the prior, or the other way round.
 
-    Ours: the ratio is the source's mean. The papers' codes multiply an anatomical constant with
-    the target's own labels ("tags" of which class an image shows), which no method may see here.
+    Ours: a constant ratio is the source's mean. The papers' codes multiply an anatomical constant
+    with the target's own labels ("tags" of which class an image shows), which no method may see
+    here; and their regressor is a ResNet from ImageNet.
     """
 
     epochs: PositiveInt = 100  # code
@@ -37,6 +41,7 @@ class SRDA(Method):
     weight_decay: NonNegative = 1e-4  # code
     weight: NonNegative = 1.0  # code, of the divergence
     over: Literal["image", "batch"] = "image"  # code
+    prior: Literal["constant", "predicted"] = "constant"  # MedIA 2022
     balance: bool = True  # ours: the rule behind the code's constants
     divergence: Literal["predicted", "prior"] = "predicted"  # MedIA 2022
 
@@ -45,9 +50,16 @@ class SRDA(Method):
         "MedIA 2022",
         "https://github.com/mathilde-b/SFDA",
     )
-    needs = Needs(class_ratio=True)
     phantom = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-5, "over": "batch"}
     smoke = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "decay_every": 1}
+
+    @property
+    def needs(self) -> Needs:
+        """The source's class ratio, and the stage that predicts one for each image."""
+        if self.prior == "constant":
+            return Needs(class_ratio=True)
+        network = frozenset({"penultimate"})
+        return Needs(class_ratio=True, source_stage="size_predictor", network=network)
 
     def adapt(self, context: Context) -> nn.Module:
         """In train mode, so it re-estimates the statistics of batch norm as AdaBN does."""
@@ -67,6 +79,7 @@ class SRDA(Method):
         known = known_ratio(context.class_ratio, context.classes, context.head)
         known = known.to(context.target.device)
         nu = outcome_weights(known) if self.balance else torch.ones_like(known)
+        predictor: Any = context.stage() if self.prior == "predicted" else None
         optimiser = torch.optim.Adam(
             model.parameters(), self.learning_rate, weight_decay=self.weight_decay
         )
@@ -77,11 +90,15 @@ class SRDA(Method):
             for batch in context.target.batches(self.batch_size, plain=identity):
                 logits = model(batch.plain)
                 p = outcomes(logits, context.head)
-                ratio = predicted_ratio(p)
+                ratio, wanted = predicted_ratio(p), known
+                if predictor is not None:
+                    sizes = predictor.sizes(batch.plain)
+                    wanted = outcomes(sizes, context.head)[..., 0, 0]
                 if self.over == "batch":
                     ratio = ratio.mean(dim=0, keepdim=True)
+                    wanted = wanted.mean(dim=0, keepdim=True) if predictor is not None else wanted
                 entropy = weighted_entropy(p, nu)
-                divergence = ratio_divergence(ratio, known, self.divergence)
+                divergence = ratio_divergence(ratio, wanted, self.divergence)
                 context.log(entropy=entropy, divergence=divergence)
                 # met without a single labelled pixel where a class is spread thinly over all
                 context.track(foreground=context.head.foreground_share(logits))

@@ -52,13 +52,13 @@ class _Composite(Around):
         fill(self.network, state, origin)
 
 
-class _InFront(_Composite):
-    """A composite with a part in front of the network.
+class _WithPart(_Composite):
+    """A composite with a part beside the network, most often in front of it.
 
     The part computes in float32, whatever the precision of the network.
 
-    place: the attribute, and the beginning of the names, of the part in front.
-    Raises RunFailed for a model that has a part in front already, and for one that learns while
+    place: the attribute, and the beginning of the names, of the part.
+    Raises RunFailed for a model that has a part already, and for one that learns while
     it predicts.
     """
 
@@ -72,7 +72,7 @@ class _InFront(_Composite):
 
     @property
     def part(self) -> nn.Module:
-        """What stands in front of the network."""
+        """What stands beside the network."""
         return self.get_submodule(self.place)
 
     def description(self) -> dict[str, Any]:
@@ -95,12 +95,12 @@ class _InFront(_Composite):
         fill(self.part, own, origin)
 
     def weights(self) -> dict[str, Tensor]:
-        """The network's state under its own names, and that of the part in front of it."""
+        """The network's state under its own names, and that of the part."""
         own = {f"{self.place}.{name}": value for name, value in self.part.state_dict().items()}
         return {**super().weights(), **own}
 
 
-class Normalised(_InFront):
+class Normalised(_WithPart):
     """The network sees `before(images)`.
 
     model: the Segmenter whose network it takes. before: images (B, C, H, W) -> the same shape.
@@ -127,8 +127,12 @@ class Normalised(_InFront):
         """(B, C, H, W) -> logits of the main and the auxiliary head, (B, K, H, W) both, float32."""
         return super().heads(self.part(images))
 
+    def boundary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> logits (B, K, H, W), and those of a boundary (B, 1, H, W), float32."""
+        return super().boundary(self.part(images))
 
-class Averaged(_InFront):
+
+class Averaged(_WithPart):
     """The mean of the probabilities of the images and of their translation, as logits.
 
     Features are those of the images alone: a mean of probabilities has none.
@@ -165,6 +169,23 @@ class Averaged(_InFront):
     def _mean(self, one: Tensor, other: Tensor) -> Tensor:
         mean = (self.head.probabilities(one) + self.head.probabilities(other)) / 2
         return self.head.logits(mean.clamp(LEAST, 1 - LEAST))
+
+
+class Sized(_WithPart):
+    """Beside the logits it tells what share of an image each class takes, which `sizes` gives.
+
+    model: the Segmenter whose network it takes; needs "penultimate".
+    gauge: means over the pixels of the penultimate features (B, F) -> logits of shares (B, K).
+    """
+
+    place = "gauge"
+
+    def __init__(self, model: nn.Module, gauge: nn.Module) -> None:
+        super().__init__(model, gauge)
+
+    def sizes(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> logits (B, K, 1, 1) of the shares of an image that the classes take."""
+        return self.part(self.penultimate(images).mean(dim=(2, 3)))[:, :, None, None]
 
 
 class MergedHeads(_Composite):
@@ -215,7 +236,7 @@ class MergedHeads(_Composite):
 
 ALONE = "Part"  # what a description calls a part that stands in front of no network
 COMPOSITES: dict[str, type[_Composite]] = {
-    kind.__name__: kind for kind in (Normalised, Averaged, MergedHeads)
+    kind.__name__: kind for kind in (Normalised, Averaged, Sized, MergedHeads)
 }
 
 

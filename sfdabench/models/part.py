@@ -1,4 +1,4 @@
-"""The base of what stands in front of a network, such as a normaliser or a translator of images."""
+"""The base of what stands beside a network, such as a normaliser or a translator of images."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PLAIN = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 class Part(nn.Module):
     """A module that remembers what it was constructed from, so that it can be built anew.
 
-    Maps images (B, C, H, W) to images of that shape. A subclass writes its `__init__` as ever; its
-    arguments must be plain JSON values (numbers, texts, lists and the like), and each must have a
-    name: TypeError where they are not. It stands at the top of a file in `sfdabench.models`, or of
-    a method's, a plug-in's included.
+    In front of a network it maps images (B, C, H, W) to images of that shape. A subclass writes its
+    `__init__` as ever; its arguments must be plain JSON values (numbers, texts, lists and the
+    like), and each must have a name: TypeError where they are not. It stands at the top of a file
+    in `sfdabench.models`, or of a method's, a plug-in's included.
 
     arguments: the values of the constructor by name, defaults included; lists where it took tuples.
     """

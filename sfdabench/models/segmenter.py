@@ -75,6 +75,16 @@ class Segmenter(nn.Module):
             main, auxiliary = self._network.heads(images)
         return main.float(), auxiliary.float()
 
+    def boundary(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> logits (B, K, H, W), and those of a boundary (B, 1, H, W), float32.
+
+        For networks with "boundary".
+        """
+        images = images.contiguous(memory_format=self.memory_format)
+        with self._autocast(images):
+            masks, edges = self._network.boundary(images)
+        return masks.float(), edges.float()
+
     def weights(self) -> dict[str, Tensor]:
         """The network's own state, under its own names: what a checkpoint holds."""
         return self.network.state_dict()

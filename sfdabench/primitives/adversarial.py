@@ -79,6 +79,42 @@ def judging(
     return torch.stack(halves).sum()
 
 
+class ReplayPool(nn.Module):
+    """Images that a translator drew before, so that its judge does not forget them (CycleGAN).
+
+    size: how many are kept. shape: (C, H, W) of an image. Draws come from torch's generator.
+    """
+
+    images: Tensor
+    held: Tensor
+
+    def __init__(self, size: int, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("images", torch.zeros(size, *shape))
+        self.register_buffer("held", torch.tensor(0))
+
+    @torch.no_grad()
+    def forward(self, fresh: Tensor) -> Tensor:
+        """New images (B, C, H, W) -> what to judge in their place, the same shape.
+
+        While there is room an image is kept and returned; afterwards, one time in two, a kept one
+        is returned and the new one takes its place.
+        """
+        returned = []
+        for image in fresh:
+            if self.held < len(self.images):
+                self.images[int(self.held)] = image
+                self.held += 1
+                returned.append(image)
+            elif torch.rand(()) < 0.5:
+                place = int(torch.randint(len(self.images), ()))
+                returned.append(self.images[place].clone())
+                self.images[place] = image
+            else:
+                returned.append(image)
+        return torch.stack(returned)
+
+
 def self_information(logits: Tensor, head: Head) -> Tensor:
     """-p log p of each outcome, as a share of the entropy that all outcomes can have together.
 

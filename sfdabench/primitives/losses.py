@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,6 +57,17 @@ def supervised_loss(logits: Tensor, target: Tensor, head: Head, kind: str) -> Te
         return dice_loss(logits, target, head)
     loss = segmentation_loss(logits, target, head)
     return loss + dice_loss(logits, target, head) if kind == "cross_entropy_dice" else loss
+
+
+def weighted_heads(
+    heads: Sequence[Tensor], target: Tensor, weights: Sequence[float], head: Head, kind: str
+) -> Tensor:
+    """The sum of `supervised_loss` over the logits (B, K, H, W) of one head or two, weighted.
+
+    weights: of the main and of the auxiliary head; that of a head that is not there is passed over.
+    """
+    pairs = zip(heads, weights, strict=False)
+    return torch.stack([w * supervised_loss(m, target, head, kind) for m, w in pairs]).sum()
 
 
 def consistency_loss(

@@ -45,6 +45,12 @@ def known_ratio(class_ratio: Mapping[str, float], classes: Sequence[str], head: 
     return torch.tensor([[share, 1 - share] for share in shares])
 
 
+def true_ratio(masks: Tensor, head: Head) -> Tensor:
+    """Share of each image that its outcomes take: masks (B, K, H, W) -> ratios (B, P, C)."""
+    shares = masks.mean(dim=(2, 3))
+    return shares[:, None] if head.exclusive else torch.stack((shares, 1 - shares), dim=2)
+
+
 def predicted_ratio(p: Tensor) -> Tensor:
     """Outcomes (B, P, C, H, W) -> their ratios (B, P, C), as SRDA's code has them.
 
@@ -56,7 +62,9 @@ def predicted_ratio(p: Tensor) -> Tensor:
 
 
 def ratio_divergence(predicted: Tensor, known: Tensor, direction: Direction) -> Tensor:
-    """Kullback-Leibler divergence of the predicted (B, P, C) and the known ratio (P, C), the mean.
+    """Kullback-Leibler divergence of the predicted (B, P, C) and the known ratio, the mean.
+
+    known: (P, C), or of each image (B, P, C).
 
     direction: "predicted" is sum that log(that / tau) (AdaMI), "prior" sum tau log(tau / that).
     """

@@ -39,6 +39,17 @@ def identity(images: Tensor, rngs: Rngs) -> Tensor:
     return images
 
 
+def unlabelled(view: PairedView) -> View:
+    """The view of images alone that a view of images and labels is."""
+
+    def of_images(images: Tensor, rngs: Rngs) -> Tensor:
+        height, width = images.shape[-2:]
+        labels = torch.zeros(len(images), height, width, dtype=torch.uint8, device=images.device)
+        return view(images, labels, rngs)[0]
+
+    return of_images
+
+
 def fundus_strong(images: Tensor, rngs: Rngs) -> Tensor:
     """CBMT's strong view: black dots, gamma, eraser. No geometry, so labels stay where they are."""
     return _eraser(_gamma(_black_dots(images, rngs), rngs), rngs)
