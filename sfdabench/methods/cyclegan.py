@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from sfdabench.core.fields import NonNegative, Positive, PositiveInt
@@ -68,13 +67,12 @@ class CycleGAN(Method):
     def adapt(self, context: Context) -> nn.Module:
         """The translators see the source under the task's augmentation, the target as it is."""
         import torch
-        from torch.optim.lr_scheduler import LambdaLR
 
         from sfdabench.primitives.fine_tuning import all_heads
         from sfdabench.primitives.losses import weighted_heads
         from sfdabench.primitives.translation import (
             CyclePair,
-            constant_then_linear,
+            Players,
             generator_losses,
             judge_losses,
         )
@@ -83,35 +81,24 @@ class CycleGAN(Method):
         view, size = SOURCE[context.augmentation], self.translation_batch
         shape: dict[str, Any] = {"width": self.width, "blocks": self.blocks, "skip": self.skip}
         pair = CyclePair(context.source, context.target, pool=self.pool, **shape)
-        optimisers = pair.adam(self.translation_rate)
-        factor = partial(constant_then_linear, self.translation_epochs)
-        schedules = [LambdaLR(optimiser, factor) for optimiser in optimisers]
-        loop: dict[str, Any] = {"pair": pair, "generators": optimisers[0], "judges": optimisers[1]}
-        loop |= {"generator_schedule": schedules[0], "judge_schedule": schedules[1]}
-        for _ in context.epochs(self.translation_epochs, deploy=None, **loop):
+        players = Players(pair, self.translation_rate, self.translation_epochs)
+        for _ in context.epochs(self.translation_epochs, deploy=None, **players.state):
             target = context.target.endless(size, plain=identity)
             for images, _ in context.source.pairs(size, view):
                 s, t = pair.units(images, next(target).plain)
                 losses, *drawn = generator_losses(pair, s, t, self.cycle, self.identity)
                 context.log(**losses)
-                optimisers[0].zero_grad()
-                torch.stack([*losses.values()]).sum().backward()
-                optimisers[0].step()
-                verdict = judge_losses(pair, s, t, *drawn)
-                context.log(judging=verdict)
-                optimisers[1].zero_grad()
-                verdict.backward()
-                optimisers[1].step()
-            for schedule in schedules:
-                schedule.step()
+                players.translate(losses)
+                verdicts = judge_losses(pair, s, t, *drawn)
+                context.log(**verdicts)
+                players.judge(verdicts)
+            players.end_epoch()
         model = context.model()
         optimiser = torch.optim.Adam(model.parameters(), self.learning_rate)
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser):
             model.train()
             for images, masks in context.source.pairs(self.batch_size, view):
-                with torch.no_grad():
-                    translated = pair.to_target(images)
-                logits = all_heads(model, translated, self.heads)
+                logits = all_heads(model, pair.translate(images), self.heads)
                 weights = (1.0, self.auxiliary_weight)
                 task = weighted_heads(logits, masks, weights, context.head, context.source_loss)
                 context.log(task=task)

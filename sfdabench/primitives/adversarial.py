@@ -115,6 +115,45 @@ class ReplayPool(nn.Module):
         return torch.stack(returned)
 
 
+def fooling_pixels(judge: nn.Module, target: Tensor) -> Tensor:
+    """The segmenter's loss: each pixel of the target's maps (B, C, H, W) should pass for source.
+
+    The judge has two logits a pixel, (B, 2, H, W), of target and source (CyCADA).
+    """
+    return -judge(target).log_softmax(dim=1)[:, 1].mean()
+
+
+def judging_pixels(judge: nn.Module, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of such a judge on maps (B, C, H, W) of both domains, which are detached; and the
+    share of pixels that it has right, the mean of the domains.
+    """
+    losses, right = [], []
+    for channel, maps in enumerate((target, source)):
+        logits = judge(maps.detach())
+        losses.append(-logits.log_softmax(dim=1)[:, channel].mean())
+        right.append((logits[:, channel] > logits[:, 1 - channel]).float().mean())
+    return torch.stack(losses).sum(), torch.stack(right).mean()
+
+
+class Gate(nn.Module):
+    """Opens while a judge was right in more than `share` of its last hundred steps (CyCADA)."""
+
+    right: Tensor
+    steps: Tensor
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.register_buffer("right", torch.zeros(100))
+        self.register_buffer("steps", torch.tensor(0))
+
+    def opens(self, right: Tensor) -> bool:
+        """Take in the share of pixels that the judge had right in this step."""
+        self.right[int(self.steps) % len(self.right)] = right.detach().cpu()
+        self.steps += 1
+        return float(self.right[: int(self.steps)].mean()) > self.share
+
+
 def self_information(logits: Tensor, head: Head) -> Tensor:
     """-p log p of each outcome, as a share of the entropy that all outcomes can have together.
 

@@ -51,6 +51,37 @@ def dice_loss(logits: Tensor, target: Tensor, head: Head, smoothing: float = 1e-
     return 1 - ((2 * shared + smoothing) / (total + smoothing)).mean()
 
 
+def squared_dice_loss(
+    logits: Tensor, target: Tensor, head: Head, *, background: bool, smoothing: float = 0.0
+) -> Tensor:
+    """One minus the soft Dice of the whole batch, with squares in the denominator; mean of classes.
+
+    logits, target: (B, K, H, W), target 0 or 1. SIFA's, with `background`, and SynSeg-Net's,
+    without it and with a smoothing of 1e-7 (methods-compared.md §9, 11). Under a sigmoid there is
+    no background to count.
+    """
+    probability = head.probabilities(logits)
+    if not background:
+        probability, target = head.without_background(probability), head.without_background(target)
+    shared = (probability * target).sum(dim=(0, 2, 3))
+    total = (probability.square() + target).sum(dim=(0, 2, 3))
+    return 1 - (2 * (shared + smoothing) / (total + 1e-7)).mean()
+
+
+def balanced_cross_entropy(logits: Tensor, target: Tensor, head: Head) -> Tensor:
+    """Cross-entropy in which a class counts by one minus its share of the batch (SIFA, code).
+
+    logits, target: (B, K, H, W), target 0 or 1. Probabilities below 0.005 count as that. The mean
+    over pixels, and under a sigmoid over channels, each of which is on or off (ours).
+    """
+    p = head.probabilities(logits)
+    if not head.exclusive:
+        p, target = torch.cat((p, 1 - p), dim=1), torch.cat((target, 1 - target), dim=1)
+    weight = 1 - target.mean(dim=(0, 2, 3), keepdim=True)
+    losses = -(weight * target * p.clamp(0.005, 1).log()).sum(dim=1)
+    return losses.mean() / (1 if head.exclusive else logits.shape[1])
+
+
 def supervised_loss(logits: Tensor, target: Tensor, head: Head, kind: str) -> Tensor:
     """The loss that a source recipe names: "cross_entropy", "dice", or the sum of both."""
     if kind == "dice":

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
+from sfdabench.core.head import Head
 from sfdabench.core.streams import Stream
 from sfdabench.models.discriminators import PatchDiscriminator
 from sfdabench.models.translators import Translator
 from sfdabench.primitives.adversarial import ReplayPool, frozen, lsgan
+from sfdabench.primitives.losses import segmentation_loss
 
 REAL, FAKE = 1.0, 0.0  # what a judge should say
 
@@ -39,7 +44,7 @@ class CyclePair(nn.Module):
     ) -> None:
         super().__init__()
         ranges, channels = (source.value_range(), target.value_range()), source.shape[0]
-        shape = {"width": width, "blocks": blocks, "skip": skip}
+        shape: dict[str, Any] = {"width": width, "blocks": blocks, "skip": skip}
         self.to_target = Translator(*ranges, **shape)
         self.to_source = Translator(*ranges[::-1], **shape)
         self.judge_target = PatchDiscriminator(channels, width, padding=padding)
@@ -52,28 +57,62 @@ class CyclePair(nn.Module):
         """Images of either domain, in its own range -> the same in -1..1."""
         return self.to_target.given.to_unit(source), self.to_source.given.to_unit(target)
 
-    def generators(self) -> Iterator[nn.Parameter]:
-        """The parameters of both translators."""
-        for translator in (self.to_target, self.to_source):
-            yield from translator.parameters()
+    @torch.no_grad()
+    def translate(self, images: Tensor) -> Tensor:
+        """Source images (B, C, H, W) -> the like of the target's, in its range; no gradient."""
+        return self.to_target(images)
 
-    def judges(self) -> Iterator[nn.Parameter]:
-        """The parameters of both judges."""
-        for judge in (self.judge_target, self.judge_source):
-            yield from judge.parameters()
 
-    def adam(self, rate: float) -> tuple[torch.optim.Adam, torch.optim.Adam]:
-        """The optimisers of the translators and of the judges, with CycleGAN's momenta."""
-        return tuple(  # type: ignore[return-value]
-            torch.optim.Adam(parameters, rate, betas=(0.5, 0.999))
-            for parameters in (self.generators(), self.judges())
+class Players:
+    """The two sides of a game and their optimisers, Adam with CycleGAN's momenta and schedule.
+
+    pair: translators and judges. others: networks that learn with the translators, such as a
+        segmenter. judges: networks that judge with the pair's.
+    rate: of both sides, which falls as `constant_then_linear` says in the course of `epochs`.
+    state: what a loop has to keep.
+    """
+
+    def __init__(
+        self,
+        pair: CyclePair,
+        rate: float,
+        epochs: int,
+        *,
+        others: Iterable[nn.Module] = (),
+        judges: Iterable[nn.Module] = (),
+    ) -> None:
+        sides = (
+            (pair.to_target, pair.to_source, *others),
+            (pair.judge_target, pair.judge_source, *judges),
         )
+        self._optimisers = [
+            torch.optim.Adam(nn.ModuleList(side).parameters(), rate, betas=(0.5, 0.999))
+            for side in sides
+        ]
+        factor = partial(constant_then_linear, epochs)
+        self._schedules = [LambdaLR(optimiser, factor) for optimiser in self._optimisers]
+        names = ("optimiser", "judge_optimiser", "schedule", "judge_schedule")
+        kept = (*self._optimisers, *self._schedules)
+        self.state: dict[str, Any] = {"pair": pair, **dict(zip(names, kept, strict=True))}
+
+    def translate(self, losses: Mapping[str, Tensor]) -> None:
+        """A step of the translators, and of those who learn with them, on the sum of the losses."""
+        _step(self._optimisers[0], losses)
+
+    def judge(self, losses: Mapping[str, Tensor]) -> None:
+        """A step of the judges on the sum of the losses."""
+        _step(self._optimisers[1], losses)
+
+    def end_epoch(self) -> None:
+        """Move both rates on."""
+        for schedule in self._schedules:
+            schedule.step()
 
 
 def generator_losses(
     pair: CyclePair, source: Tensor, target: Tensor, cycle: float, identity: float
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """The translators' losses by name, and the source's images as target's, the target's as source's.
+    """The translators' losses by name, and translations of the source's and the target's images.
 
     source, target: (B, C, H, W) in -1..1, and so are the translations. cycle: weight of the mean
     distance of an image to its translation there and back. identity: weight, as a share of
@@ -87,31 +126,55 @@ def generator_losses(
             "fooling_target": lsgan(pair.judge_target(as_target), REAL),
             "fooling_source": lsgan(pair.judge_source(as_source), REAL),
         }
-    back = (to_source(as_target) - source).abs().mean() + (
-        to_target(as_source) - target
-    ).abs().mean()
-    losses["cycle"] = cycle * back
+    there_and_back = _gap(to_source(as_target), source) + _gap(to_target(as_source), target)
+    losses["cycle"] = cycle * there_and_back
     if identity:
-        same = (to_source(source) - source).abs().mean() + (to_target(target) - target).abs().mean()
-        losses["identity"] = identity * cycle * same
+        unmoved = _gap(to_source(source), source) + _gap(to_target(target), target)
+        losses["identity"] = identity * cycle * unmoved
     return losses, as_target, as_source
+
+
+def semantic_loss(
+    pair: CyclePair,
+    model: nn.Module,
+    source: Tensor,
+    target: Tensor,
+    drawn: Sequence[Tensor],
+    head: Head,
+) -> Tensor:
+    """How far translations are from what a model decides on the images that they are made from.
+
+    source, target: (B, C, H, W) in their own ranges. drawn: their translations in -1..1, which the
+    model sees in the range of the domain that they imitate. Mean cross-entropy, of both (CyCADA).
+    """
+    pairs = (
+        (source, pair.to_target.wanted.from_unit(drawn[0])),
+        (target, pair.to_source.wanted.from_unit(drawn[1])),
+    )
+    losses = []
+    for images, translated in pairs:
+        with torch.no_grad():
+            p = head.probabilities(model(images))
+            labels = head.one_hot(head.decide(p)[1], p)
+        losses.append(segmentation_loss(model(translated), labels, head))
+    return torch.stack(losses).sum()
 
 
 def judge_losses(
     pair: CyclePair, source: Tensor, target: Tensor, as_target: Tensor, as_source: Tensor
-) -> Tensor:
-    """The judges' loss on real images and on translations from their pools, each domain's mean.
+) -> dict[str, Tensor]:
+    """The judges' losses by name, on real images and on translations from their pools.
 
     All (B, C, H, W) in -1..1. Translations are detached: no gradient reaches the translators.
     """
-    games = (
-        (pair.judge_target, target, pair.pool_target(as_target.detach())),
-        (pair.judge_source, source, pair.pool_source(as_source.detach())),
-    )
-    halves = [
-        (lsgan(judge(real), REAL) + lsgan(judge(fake), FAKE)) / 2 for judge, real, fake in games
-    ]
-    return torch.stack(halves).sum()
+    games = {
+        "judging_target": (pair.judge_target, target, pair.pool_target(as_target.detach())),
+        "judging_source": (pair.judge_source, source, pair.pool_source(as_source.detach())),
+    }
+    return {
+        name: (lsgan(judge(real), REAL) + lsgan(judge(fake), FAKE)) / 2
+        for name, (judge, real, fake) in games.items()
+    }
 
 
 def constant_then_linear(epochs: int, epoch: int) -> float:
@@ -121,3 +184,13 @@ def constant_then_linear(epochs: int, epoch: int) -> float:
     """
     constant = epochs // 2
     return 1 - max(0, epoch + 1 - constant) / (epochs - constant + 1)
+
+
+def _step(optimiser: torch.optim.Optimizer, losses: Mapping[str, Tensor]) -> None:
+    optimiser.zero_grad()
+    torch.stack([*losses.values()]).sum().backward()
+    optimiser.step()
+
+
+def _gap(first: Tensor, second: Tensor) -> Tensor:
+    return (first - second).abs().mean()
