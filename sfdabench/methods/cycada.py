@@ -62,7 +62,7 @@ class CyCADA(Method):
         **{"align_epochs": 2, "align_rate": 1e-4, "align_width": 64},
     }
     smoke = {
-        **{"translation_epochs": 1, "translation_batch": 4, "translation_rate": 1e-2, "pool": 4},
+        **{"translation_epochs": 2, "translation_batch": 4, "translation_rate": 1e-2, "pool": 4},
         **{"width": 4, "blocks": 1, "epochs": 1, "batch_size": 4},
         **{"align_epochs": 2, "align_rate": 1e-2, "align_width": 8, "gate": 0.3},
     }
@@ -128,20 +128,17 @@ class CyCADA(Method):
 
         judge = PixelDiscriminator(context.head.outputs(len(context.classes)), self.align_width)
         judge.to(context.target.device)
-        gate = Gate(self.gate)
         recipe: dict[str, Any] = {"lr": self.align_rate, "momentum": 0.99, "weight_decay": 5e-4}
-        sgd = torch.optim.SGD(model.parameters(), **recipe)
-        judge_sgd = torch.optim.SGD(judge.parameters(), **recipe)
-        state: dict[str, Any] = {"judge": judge, "sgd": sgd, "judge_sgd": judge_sgd, "gate": gate}
-        for _ in context.epochs(self.align_epochs, deploy=model, **state):
+        sgd, judge_sgd = (torch.optim.SGD(of.parameters(), **recipe) for of in (model, judge))
+        state: dict[str, Any] = {"judge": judge, "sgd": sgd, "judge_sgd": judge_sgd}
+        gate = Gate(self.gate)
+        for _ in context.epochs(self.align_epochs, deploy=model, gate=gate, **state):
             model.train()
             target = context.target.endless(self.batch_size, plain=identity)
             for images, masks in context.source.pairs(self.batch_size, view):
                 translated = pair.translate(images)
                 of_target = model(next(target).plain)
-                with torch.no_grad():
-                    of_source = model(translated)
-                judging, right = judging_pixels(judge, of_source, of_target)
+                judging, right = judging_pixels(judge, model(translated).detach(), of_target)
                 context.log(judging_scores=judging)
                 judge_sgd.zero_grad()
                 judging.backward()

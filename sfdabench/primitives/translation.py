@@ -126,10 +126,10 @@ def generator_losses(
             "fooling_target": lsgan(pair.judge_target(as_target), REAL),
             "fooling_source": lsgan(pair.judge_source(as_source), REAL),
         }
-    there_and_back = _gap(to_source(as_target), source) + _gap(to_target(as_source), target)
+    there_and_back = gap(to_source(as_target), source) + gap(to_target(as_source), target)
     losses["cycle"] = cycle * there_and_back
     if identity:
-        unmoved = _gap(to_source(source), source) + _gap(to_target(target), target)
+        unmoved = gap(to_source(source), source) + gap(to_target(target), target)
         losses["identity"] = identity * cycle * unmoved
     return losses, as_target, as_source
 
@@ -192,5 +192,6 @@ def _step(optimiser: torch.optim.Optimizer, losses: Mapping[str, Tensor]) -> Non
     optimiser.step()
 
 
-def _gap(first: Tensor, second: Tensor) -> Tensor:
+def gap(first: Tensor, second: Tensor) -> Tensor:
+    """Mean absolute difference."""
     return (first - second).abs().mean()
