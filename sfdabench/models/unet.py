@@ -16,9 +16,9 @@ class UNet(nn.Module):
 
     def __init__(self, channels: int, outputs: int, widths: list[int]) -> None:
         super().__init__()
-        self.stem = _block(channels, widths[0])
-        self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in pairwise(widths))
-        self.up = nn.ModuleList(_block(b + a, a) for a, b in reversed([*pairwise(widths)]))
+        self.stem = block(channels, widths[0])
+        self.down = nn.ModuleList(block(a, b, stride=2) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(block(b + a, a) for a, b in reversed([*pairwise(widths)]))
         self.classifier = nn.Conv2d(widths[0], outputs, 1)
 
     def last_levels(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,8 @@ class DualUNet(UNet):
         return resize(self.auxiliary(low).float(), size)
 
 
-def _block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
+def block(channels: int, width: int, stride: int = 1) -> nn.Sequential:
+    """Two 3 x 3 convolutions with batch norm and ReLU; the stride is the first one's."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(width),

@@ -1,6 +1,6 @@
-"""What is known of shapes: the band that a structure's boundary takes.
+"""What is known of shapes: the band that a structure's boundary takes, and how to spoil a map.
 
-From BEAL (methods-compared.md §3).
+From BEAL and DAE (methods-compared.md §3 and 7).
 """
 
 from __future__ import annotations
@@ -27,6 +27,34 @@ def boundary_band(masks: Tensor, reach: int, sigma: float) -> Tensor:
     band = (outer * (1 - inner)).amax(dim=1, keepdim=True)
     rows, columns = (_blur(side, sigma).to(masks) for side in masks.shape[-2:])
     return rows @ band @ columns.T
+
+
+def jigsaw(masks: Tensor, squares: int, smallest: float, largest: float) -> Tensor:
+    """Overwrite squares of each map by what lies elsewhere in it; (B, K, H, W) -> the same shape.
+
+    squares: at most as many an image, at least one. smallest, largest: half of a square's side, as
+    shares of the image's shorter one; at least a pixel. Draws come from torch's generator.
+    """
+    height, width = masks.shape[-2:]
+    side, spoilt = min(height, width), masks.clone()
+    for image, clean in zip(spoilt, masks, strict=True):
+        for _ in range(int(torch.randint(1, squares + 1, ()))):
+            share = smallest + (largest - smallest) * float(torch.rand(()))
+            edge = min(side, 2 * max(1, round(share * side)))
+            (y, x), (v, u) = (
+                [int(torch.randint(length - edge + 1, ())) for length in (height, width)]
+                for _ in range(2)
+            )
+            image[:, y : y + edge, x : x + edge] = clean[:, v : v + edge, u : u + edge]
+    return spoilt
+
+
+def soft_dice(p: Tensor, soft: Tensor) -> Tensor:
+    """Dice of each image and channel, (B, K), between maps (B, K, H, W) in 0..1; 1 where both are
+    empty.
+    """
+    shared, total = (p * soft).sum(dim=(2, 3)), (p + soft).sum(dim=(2, 3))
+    return (2 * shared + 1e-4) / (total + 1e-4)
 
 
 def _grown(masks: Tensor, steps: int) -> Tensor:
