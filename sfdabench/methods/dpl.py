@@ -50,6 +50,7 @@ class DPL(Method):
         "MICCAI 2021",
         "https://github.com/cchen-cc/SFDA-DPL",
     )
+    revision = 2
     needs = Needs(network=frozenset({"penultimate"}))
     phantom = {"epochs": 4}
     smoke = {"passes": 2, "batch_size": 4, "dropout": 0.5}

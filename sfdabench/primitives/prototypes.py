@@ -68,17 +68,25 @@ def repeated_predictions(
 
 
 @torch.no_grad()
-def fits_prototype(features: Tensor, label: Tensor, reliable: Tensor, p: Tensor) -> Tensor:
+def fits_prototype(
+    features: Tensor, label: Tensor, deviation: Tensor, p: Tensor, uncertainty: float
+) -> Tensor:
     """Which pixels of a class (B, H, W) lie on the side of their label, as 0 or 1.
 
-    features: (B, F, h, w). label, reliable: 0 or 1 (B, H, W). p: probability (B, H, W).
+    features: (B, F, h, w). label: 0 or 1 (B, H, W). p, deviation: probability and how far repeated
+    predictions lie apart, (B, H, W); a pixel is reliable where that is below `uncertainty`, at the
+    size of the features.
     Over the whole batch two prototypes are made of reliable pixels, of the class weighted by p and
     of the rest by 1 - p; a pixel belongs to the nearer one. Without a reliable pixel of the class
     none belongs to it.
     """
     size = features.shape[-2:]
-    y, r = (F.interpolate(m[:, None].float(), size=size, mode="nearest") for m in (label, reliable))
-    confidence = F.interpolate(p[:, None], size=size, mode="bilinear", align_corners=True)
+    y = F.interpolate(label[:, None].float(), size=size, mode="nearest")
+    confidence, apart = (
+        F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=True)
+        for maps in (p, deviation)
+    )
+    r = (apart < uncertainty).float()
     of_class, of_rest = y * r * confidence, (1 - y) * r * (1 - confidence)
     if not of_class.sum() > 0:
         near = torch.zeros_like(y)
@@ -115,14 +123,14 @@ def denoised_labels(
         labels = (p > threshold).float()
         reliable = (deviation < uncertainty).float()
         fits = [
-            fits_prototype(features, labels[:, k], reliable[:, k], p[:, k])
+            fits_prototype(features, labels[:, k], deviation[:, k], p[:, k], uncertainty)
             for k in range(p.shape[1])
         ]
         return labels, reliable * torch.stack(fits, dim=1)
     confidence, winner = head.decide(p)
     labels = head.one_hot(winner, p)
-    reliable = (deviation.gather(1, winner) < uncertainty).float()[:, 0]
-    keep = reliable * (confidence[:, 0] > threshold).float()
+    apart = deviation.gather(1, winner)[:, 0]
+    keep = (apart < uncertainty).float() * (confidence[:, 0] > threshold).float()
     for k in range(1, p.shape[1]):
-        keep = keep * fits_prototype(features, labels[:, k], reliable, p[:, k])
+        keep = keep * fits_prototype(features, labels[:, k], apart, p[:, k], uncertainty)
     return labels, keep[:, None]
