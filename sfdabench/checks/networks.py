@@ -45,7 +45,7 @@ def check_every_parameter_is_trained(entry: type[Network]) -> Iterator[str]:
     """A parameter that no output depends on is dead weight in every hash."""
     module = _build(entry).train()
     images = torch.rand(2, 3, 64, 64)
-    logits = module.heads(images) if "auxiliary" in entry.features else (module(images),)  # type: ignore[operator]
+    logits = module.heads(images) if "auxiliary" in entry().features else (module(images),)  # type: ignore[operator]
     torch.stack(logits).square().mean().backward()
     dead = [name for name, p in module.named_parameters() if p.grad is None]
     if dead:
@@ -65,11 +65,11 @@ def check_features_are_what_it_declares(entry: type[Network]) -> Iterator[str]:
         "penultimate": hasattr(module, "penultimate") and hasattr(module, "classify"),
     }
     for name, there in has.items():
-        if there and name not in entry.features:
+        if there and name not in entry().features:
             yield f"has {name} and does not declare it"
-        if not there and name in entry.features:
+        if not there and name in entry().features:
             yield f"declares {name} and does not have it"
-    if unknown := entry.features - has.keys():
+    if unknown := entry().features - has.keys():
         yield f"declares features that no method can ask for: {sorted(unknown)}"
 
 
@@ -91,7 +91,7 @@ def check_a_deep_copy_is_independent(entry: type[Network]) -> Iterator[str]:
 
 def check_penultimate_features_lead_to_the_logits(entry: type[Network]) -> Iterator[str]:
     """classify(penultimate(x)) = forward(x) in eval mode."""
-    if "penultimate" not in entry.features:
+    if "penultimate" not in entry().features:
         return
     module = _build(entry).eval()
     images = torch.rand(2, 3, 48, 48)
@@ -104,7 +104,7 @@ def check_penultimate_features_lead_to_the_logits(entry: type[Network]) -> Itera
 
 def check_masks_beside_a_boundary_are_its_logits(entry: type[Network]) -> Iterator[str]:
     """boundary(x) = (forward(x), one channel of the same size) in eval mode."""
-    if "boundary" not in entry.features:
+    if "boundary" not in entry().features:
         return
     module = _build(entry).eval()
     images = torch.rand(2, 3, 57, 48)
@@ -118,7 +118,7 @@ def check_masks_beside_a_boundary_are_its_logits(entry: type[Network]) -> Iterat
 
 def check_first_of_two_heads_is_the_main_one(entry: type[Network]) -> Iterator[str]:
     """heads(x) = (forward(x), other logits of the same size) in eval mode."""
-    if "auxiliary" not in entry.features:
+    if "auxiliary" not in entry().features:
         return
     module = _build(entry).eval()
     images = torch.rand(2, 3, 57, 48)
@@ -134,7 +134,7 @@ def check_first_of_two_heads_is_the_main_one(entry: type[Network]) -> Iterator[s
 
 def check_heads_are_the_two_classifiers_on_the_two_features(entry: type[Network]) -> Iterator[str]:
     """heads(x) = (classify(last), classify_auxiliary(low)), (low, last) = features(x)."""
-    if "auxiliary" not in entry.features:
+    if "auxiliary" not in entry().features:
         return
     module: Any = _build(entry).eval()
     images, size = torch.rand(2, 3, 57, 48), (57, 48)

@@ -150,7 +150,7 @@ def _configurable(entry: Any, kind: str, name: str) -> list[str]:
         lines += [*_paper(entry.paper), "trained on the source, before the target is seen"]
         flag = "--source-set " if name == "source_training" else f"--set {name}."
     else:
-        lines.append(f"features: {', '.join(sorted(entry.features)) or 'none'}")
+        lines.append(f"features: {', '.join(sorted(entry().features)) or 'none'}")
         flag = "--source-set "
     if rows := field_rows(entry):
         lines += ["", f"fields ({flag}FIELD=VALUE):"]

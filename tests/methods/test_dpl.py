@@ -19,6 +19,11 @@ def row(*values):
     return torch.tensor([[values]])
 
 
+def fits(features, label, reliable, p):
+    """With deviations of 0 where a pixel is reliable and 1 where it is not."""
+    return fits_prototype(features, label, 1 - reliable, p, 0.5)
+
+
 FEATURES = torch.tensor([0.0, 1.0, 4.0, 10.0]).view(1, 1, 1, 4)
 
 
@@ -27,8 +32,8 @@ def test_prototypes_weigh_by_probability():
     label, reliable = row(1.0, 1.0, 0.0, 0.0), row(1.0, 1.0, 1.0, 1.0)
     p = row(0.9, 0.6, 0.5, 0.25)
     # 4 is nearer to .4 (3.6 away) than 7.6 (3.6 away)? a tie goes to the rest
-    assert fits_prototype(FEATURES, label, reliable, p).tolist() == row(1.0, 1.0, 1.0, 1.0).tolist()
-    wrong = fits_prototype(FEATURES - 0.0, label, reliable, row(0.9, 0.9, 0.5, 0.25))
+    assert fits(FEATURES, label, reliable, p).tolist() == row(1.0, 1.0, 1.0, 1.0).tolist()
+    wrong = fits(FEATURES - 0.0, label, reliable, row(0.9, 0.9, 0.5, 0.25))
     # class at .5, rest at 7.6: the middle is 4.05, so 4 lies with the class, against its label
     assert wrong.tolist() == row(1.0, 1.0, 0.0, 1.0).tolist()
 
@@ -36,16 +41,16 @@ def test_prototypes_weigh_by_probability():
 def test_unreliable_pixels_make_no_prototype():
     label, p = row(1.0, 1.0, 0.0, 0.0), row(0.9, 0.9, 0.1, 0.1)
     reliable = row(1.0, 1.0, 1.0, 0.0)  # rest at 4, class at .5: the middle is 2.25
-    assert fits_prototype(FEATURES, label, reliable, p).tolist() == row(1.0, 1.0, 1.0, 1.0).tolist()
+    assert fits(FEATURES, label, reliable, p).tolist() == row(1.0, 1.0, 1.0, 1.0).tolist()
     shifted = torch.tensor([0.0, 3.0, 4.0, 1.0]).view(1, 1, 1, 4)  # class 1.5, rest 4: 2.75
-    assert fits_prototype(shifted, label, reliable, p).tolist() == row(1.0, 0.0, 1.0, 0.0).tolist()
+    assert fits(shifted, label, reliable, p).tolist() == row(1.0, 0.0, 1.0, 0.0).tolist()
 
 
 def test_without_a_reliable_pixel_of_a_class_none_belongs_to_it():
     label, p = row(1.0, 0.0, 0.0, 0.0), row(0.9, 0.1, 0.1, 0.1)
-    none = fits_prototype(FEATURES, label, row(0.0, 1.0, 1.0, 1.0), p)
+    none = fits(FEATURES, label, row(0.0, 1.0, 1.0, 1.0), p)
     assert none.tolist() == row(0.0, 1.0, 1.0, 1.0).tolist()
-    everything = fits_prototype(FEATURES, row(1.0, 1.0, 1.0, 1.0), row(1.0, 1.0, 1.0, 1.0), p)
+    everything = fits(FEATURES, row(1.0, 1.0, 1.0, 1.0), row(1.0, 1.0, 1.0, 1.0), p)
     assert everything.tolist() == row(1.0, 1.0, 1.0, 1.0).tolist()
 
 
@@ -53,7 +58,17 @@ def test_smaller_features_are_compared_at_their_size():
     features = torch.tensor([0.0, 10.0]).view(1, 1, 1, 2)
     label, p = row(1.0, 1.0, 0.0, 0.0), row(0.9, 0.9, 0.1, 0.1)
     ones = row(1.0, 1.0, 1.0, 1.0)
-    assert fits_prototype(features, label, ones, p).tolist() == ones.tolist()
+    assert fits(features, label, ones, p).tolist() == ones.tolist()
+
+
+def test_reliability_is_cut_at_the_size_of_the_features():
+    """From four pixels to two the deviation becomes that of the outer ones (align_corners)."""
+    features = torch.tensor([0.0, 10.0]).view(1, 1, 1, 2)
+    label, p = row(1.0, 1.0, 0.0, 0.0), row(0.9, 0.9, 0.1, 0.1)
+    inner = row(0.0, 1.0, 1.0, 0.0)  # both outer ones are reliable, so both prototypes are made
+    assert (
+        fits_prototype(features, label, inner, p, 0.5).tolist() == row(1.0, 1.0, 1.0, 1.0).tolist()
+    )
 
 
 def spread(p, deviation):
