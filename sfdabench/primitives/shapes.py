@@ -25,8 +25,8 @@ def boundary_band(masks: Tensor, reach: int, sigma: float) -> Tensor:
     rest = F.pad(1 - masks, (reach,) * 4, value=1.0)
     inner = 1 - _grown(rest, reach)[..., reach:-reach, reach:-reach]
     band = (outer * (1 - inner)).amax(dim=1, keepdim=True)
-    rows, columns = (_blur(side, sigma).to(masks) for side in masks.shape[-2:])
-    return rows @ band @ columns.T
+    rows, columns = (_blur(side, sigma).to(masks.device) for side in masks.shape[-2:])
+    return (rows @ band.double() @ columns.T).to(masks.dtype)
 
 
 def jigsaw(masks: Tensor, squares: int, smallest: float, largest: float) -> Tensor:

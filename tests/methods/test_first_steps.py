@@ -11,17 +11,34 @@ import math
 
 import pytest
 import torch
+from by_hand import (
+    bce,
+    cross_entropy,
+    encoder_and_heads,
+    follow,
+    judge_of,
+    norms,
+    set_rate,
+    sgd,
+    step,
+    translators,
+)
+from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
+from sfdabench.checks import toy as toys
 from sfdabench.checks.toy import CPU, Toy, attempt, draw, source_model
 from sfdabench.core import registry
 from sfdabench.core.head import SOFTMAX
 from sfdabench.core.seeding import seed_all
 from sfdabench.core.streams import Clock, LabelledStream, Stream
-from sfdabench.primitives.views import SOURCE, fundus_strong, identity
+from sfdabench.primitives.views import SOURCE, anatomy_pair, fundus_strong, identity
 
 RTOL, ATOL = 1e-4, 1e-6
+# Adam divides by the size of a gradient, and so turns rounding of the smallest ones into steps of a
+# tenth of the rate; where many networks train each other that adds up.
+LOOSE = {"srda": 1e-5, "beal": 3e-4, "cycada": 3e-5, "sifa": 1e-4, "synsegnet": 1e-5, "dsfn": 1e-5}
 SIZE = 4  # of a batch, of nine images
 
 # Methods whose steps are written out in a file of their own.
@@ -68,51 +85,6 @@ class Scene:
         """All images as one batch, un-augmented."""
         (batch,) = self.target.batches(self.setting.count, shuffle=False, plain=identity)
         return batch.plain
-
-
-def norms(model):
-    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-
-
-def bce(logits, labels):
-    """-y log p - (1 - y) log(1 - p) of each pixel."""
-    return -labels * F.logsigmoid(logits) - (1 - labels) * F.logsigmoid(-logits)
-
-
-def cross_entropy(logits, classes):
-    """-log p of each pixel's class: (B, C, H, W), (B, H, W) -> (B, H, W)."""
-    return -logits.log_softmax(1).gather(1, classes.unsqueeze(1)).squeeze(1)
-
-
-def encoder_and_heads(model, *, affine):
-    """All weights but the heads', and the heads'; scale and shift of batch norm where wanted."""
-    frozen = {id(p) for layer in norms(model) for p in layer.parameters()}
-    parts = ([], [])
-    for name, parameter in model.named_parameters():
-        if affine or id(parameter) not in frozen:
-            parts["classifier" in name or "auxiliary" in name].append(parameter)
-    return parts
-
-
-def sgd(parameters, rate, **more):
-    return torch.optim.SGD(parameters, rate, momentum=0.9, weight_decay=5e-4, **more)
-
-
-def set_rate(optimiser, rate):
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-
-
-def step(optimiser, loss, inputs=None):
-    optimiser.zero_grad()
-    loss.backward(inputs=inputs)
-    optimiser.step()
-
-
-@torch.no_grad()
-def follow(teacher, student, ema):
-    for mine, its in zip(teacher.parameters(), student.parameters(), strict=True):
-        mine.copy_(ema * mine + (1 - ema) * its)
 
 
 def source_only(scene):
@@ -405,16 +377,6 @@ def osuda(scene):
     return deployed
 
 
-def judge_of(channels, width):
-    """Five convolutions of 4 x 4 and stride 2, torch's own start, for maps below 32 pixels."""
-    layers = []
-    for outs in (width, 2 * width, 4 * width, 8 * width):
-        layers += [nn.Conv2d(channels, outs, 4, 2, 1), nn.LeakyReLU(0.2)]
-        channels = outs
-    layers.append(nn.Conv2d(channels, 1, 4, 2, 1))
-    return nn.Sequential(nn.ZeroPad2d((0, 32 - 24, 0, 32 - 24)), *layers)
-
-
 def advent(scene):
     """Two heads, softmax of four channels: entropy maps to base 4, source 0 and target 1."""
     seed_all(0)
@@ -542,11 +504,180 @@ def dpl(scene):
     return model
 
 
+def beal(scene):
+    """Sigmoid; bands by scipy, judges of entropy and of the boundary, the rate drops at half."""
+    seed_all(0)
+    model = scene.model().train()
+    judges = nn.ModuleList(judge_of(channels, 4, padding=2, bias=False) for channels in (2, 1))
+    for layer in judges.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, 0, 0.02)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99))
+    referee = torch.optim.SGD(judges.parameters(), 1e-2, momentum=0.99, weight_decay=5e-4)
+
+    def unlabelled(images, rngs):
+        return SOURCE["light"](images, torch.zeros(len(images), 24, 24, dtype=torch.uint8), rngs)[0]
+
+    def band(masks):
+        bands = []
+        for image in masks.numpy() > 0:
+            grown = [ndimage.binary_dilation(m, iterations=2) for m in image]
+            shrunk = [ndimage.binary_erosion(m, iterations=2) for m in image]
+            union = sum(g & ~s for g, s in zip(grown, shrunk, strict=True)) > 0
+            bands.append(torch.from_numpy(ndimage.gaussian_filter(union.astype(float), 0.05 * 24)))
+        return torch.stack(bands)[:, None].float()
+
+    for epoch in scene.epochs(2):
+        set_rate(optimiser, (1e-3, 5e-4)[epoch])
+        target = scene.target.endless(SIZE, augmented=unlabelled)
+        for images, masks in scene.source.pairs(SIZE, SOURCE["light"]):
+            logits, edges = model.boundary(images)
+            optimiser.zero_grad()
+            truth = ((edges.sigmoid() - band(masks)) ** 2).mean()
+            (bce(logits, masks).mean() + truth).backward()
+            of_target = model.boundary(next(target).augmented)
+            maps = []
+            for q, b in ((logits.sigmoid(), edges), (of_target[0].sigmoid(), of_target[1])):
+                maps.append((-q * torch.log(q + 1e-7), b.sigmoid()))
+            fooled = [
+                bce(judge(m), torch.zeros(())).mean()
+                for judge, m in zip(judges, maps[1], strict=True)
+            ]
+            (3 * sum(fooled)).backward(inputs=[*model.parameters()])
+            optimiser.step()
+            verdict = [
+                bce(judge(m.detach()), torch.full((), label)).mean()
+                for label, of_domain in ((0.0, maps[0]), (1.0, maps[1]))
+                for judge, m in zip(judges, of_domain, strict=True)
+            ]
+            step(referee, sum(verdict))
+    return model
+
+
+def seat(scene):
+    """Sigmoid; self-ensembling's step, and a judge of the student's maps of both domains."""
+    seed_all(0)
+    student, teacher = scene.model().train(), scene.model().train()
+    judge = judge_of(2, 4)
+    optimiser = torch.optim.Adam(student.parameters(), 1e-3, weight_decay=1e-3)
+    referee = torch.optim.Adam(judge.parameters(), 5e-2, betas=(0.9, 0.99))
+    number = 0
+    for epoch in scene.epochs(3):
+        share = (epoch + 1) / 3
+        rise = math.exp(-5 * (1 - share / 0.5) ** 2) if share < 0.5 else 1
+        fall = rise if share <= 0.5 else (math.cos(math.pi * (share - 0.5) / 0.5) + 1) / 2
+        set_rate(optimiser, 1e-3 * fall)
+        weight = 4 * (math.exp(-5 * (1 - share / 0.7) ** 2) if share < 0.7 else 1)
+        target = scene.target.endless(SIZE, plain=identity)
+        for images, masks in scene.source.pairs(SIZE, SOURCE["light"]):
+            batch = next(target)
+            with torch.no_grad():
+                soft = teacher(batch.plain).sigmoid()
+            shown, soft = batch.paired(anatomy_pair, soft)
+            of_source, of_target = student(images), student(shown)
+            loss = bce(of_source, masks).mean()
+            loss = loss + weight * ((of_target.sigmoid() - soft) ** 2).mean()
+            loss = loss + 3 * bce(judge(of_target.sigmoid()), torch.zeros(())).mean()
+            step(optimiser, loss, inputs=[*student.parameters()])
+            verdict = bce(judge(of_source.sigmoid().detach()), torch.zeros(())).mean() / 2
+            verdict = verdict + bce(judge(of_target.sigmoid().detach()), torch.ones(())).mean() / 2
+            step(referee, verdict)
+            number += 1
+            follow(teacher, student, min(1 - 1 / (number + 1), 0.5 if share <= 0.4 else 0.8))
+    return teacher
+
+
+def ud4r(scene):
+    """Sigmoid; labels at mid-means of single predictions, turned over where passes contradict."""
+    seed_all(0)
+    first, second, single, mean = scene.model(), scene.model().train(), [], []
+    for batch in scene.target.batches(SIZE, shuffle=False, plain=identity):
+        with torch.no_grad():
+            single.append(first(batch.plain).sigmoid())
+            features = second.penultimate(batch.plain)
+            dropped = [second.classify(F.dropout(features, 0.5), (24, 24)) for _ in range(3)]
+        mean.append(torch.stack(dropped).sigmoid().mean(0))
+    single, mean, labels = torch.cat(single).double(), torch.cat(mean).double(), []
+    for k in range(2):
+        p, q, cut = single[:, k], mean[:, k], 0.5
+        for _ in range(20):
+            moved = float(p[p > cut].mean() + p[p <= cut].mean()) / 2
+            cut, gap = moved, abs(moved - cut)
+            if gap < 1e-3:
+                break
+        y = p > cut
+        on, off = q[y].mean(), (1 - q[~y]).mean()
+        noisy = (y & (1 - q >= off) & (q < on)) | (~y & (q >= on) & (1 - q < off))
+        assert 0.005 < noisy.double().mean() < 0.5
+        sure = 1 + (q * q.log2() + (1 - q) * (1 - q).log2())
+        labels.append(torch.where(noisy, torch.where(y, 1 - sure, sure), y.double()))
+    labels = torch.stack(labels, 1).float()
+    model = scene.model().train()
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.9, 0.99))
+    for _ in scene.epochs(2):
+        for batch in scene.batches(strong=fundus_strong):
+            step(optimiser, bce(model(batch.strong), labels[batch.index]).mean())
+    return model
+
+
+class Bell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(4).normal_(0.2, 0.05).abs())
+
+    def forward(self, x):
+        return torch.exp(-(x**2) / (self.scale.view(1, -1, 1, 1) ** 2 + 1e-6))
+
+
+def dae(scene):
+    """Sigmoid; the normaliser learns towards denoised predictions of before the epoch."""
+    denoiser = toys._stage("denoiser", scene.setting).eval()
+    seed_all(0)
+    model, last = scene.model(), nn.Conv2d(4, 3, 3, padding=1)
+    last.weight.data.zero_()
+    last.bias.data.zero_()
+    first = [nn.Conv2d(3, 4, 3, padding=1), Bell(), nn.Conv2d(4, 4, 3, padding=1), Bell()]
+    layers = nn.Sequential(*first, last)
+    optimiser = torch.optim.Adam(layers.parameters(), 1e-1)
+
+    def soft_dice(p, q):
+        return (2 * (p * q).sum((2, 3)) + 1e-4) / ((p + q).sum((2, 3)) + 1e-4)
+
+    def look():
+        images = scene.in_order()
+        with torch.no_grad():
+            p = model(images + layers(images)).sigmoid()
+            q = denoiser(p).sigmoid()
+        return (q * 255).round() / 255, float(soft_dice(p, q).mean())
+
+    scene.clock.passes = 0
+    clean, best = look()
+    kept, agreements = copy.deepcopy(layers), [best]
+    for _ in scene.epochs(4):
+        for batch in scene.batches():
+            p = model(batch.plain + layers(batch.plain)).sigmoid()
+            step(optimiser, 1 - soft_dice(p, clean[batch.index]).mean(), [*layers.parameters()])
+        clean, agreement = look()
+        agreements.append(agreement)
+        if agreement > best:
+            best, kept = agreement, copy.deepcopy(layers)
+    assert agreements[0] < best != agreements[-1]  # so that keeping shows
+    whole = nn.ModuleDict({"network": model.network, "before": nn.Module()})
+    whole["before"].layers = kept
+    return whole
+
+
 NESTED, EXCLUSIVE = Toy(), Toy(head=SOFTMAX, classes=3)
 SGD = {"epochs": 2, "batch_size": SIZE, "learning_rate": 1e-2}
 
 GAME = {"epochs": 2, "batch_size": SIZE, "judge_rate": 5e-2, "adversarial_weight": 3.0, "width": 4}
 BOTH_HEADS = {"heads": "both", "auxiliary_weight": 0.2, "auxiliary_adversarial_weight": 1.0}
+
+SHAPE = {"cycle": 5.0, "pool": 4, "width": 4, "blocks": 1}
+TRANSLATORS = SHAPE | {
+    **{"translation_epochs": 3, "translation_batch": SIZE, "translation_rate": 1e-3},
+    **{"batch_size": SIZE, "learning_rate": 1e-3},
+}
 
 # method -> fields, toy, and its steps by hand
 BY_HAND = {
@@ -567,6 +698,70 @@ BY_HAND = {
         GAME | {"loss": "lsgan", "optimiser": "adam", "learning_rate": 1e-3},
         NESTED,
         adaoutput,
+    ),
+    "beal": (
+        {"epochs": 2, "batch_size": SIZE, "rate_drop": 0.5, "adversarial_weight": 3.0, "band": 0.1}
+        | {"blur": 0.05, "judge_rate": 1e-2, "width": 4},
+        NESTED,
+        beal,
+    ),
+    "cyclegan": (
+        TRANSLATORS | {"identity": 0.5, "epochs": 2},
+        NESTED,
+        translators.cyclegan,
+    ),
+    "synsegnet": (
+        SHAPE
+        | {"epochs": 3, "batch_size": SIZE, "learning_rate": 1e-3, "segmentation": 2.0}
+        | {"skip": True},
+        NESTED,
+        translators.synsegnet,
+    ),
+    "cycada": (
+        TRANSLATORS
+        | {
+            "translation_epochs": 1,
+            "semantic": 2.0,
+            "epochs": 2,
+            "align_epochs": 2,
+            "align_rate": 1e-3,
+        }
+        | {"align_weight": 3.0, "align_width": 8, "gate": 0.5},
+        NESTED,
+        translators.cycada,
+    ),
+    "dsfn": (
+        SHAPE
+        | {"epochs": 3, "batch_size": SIZE, "learning_rate": 1e-3, "fuse": "target"}
+        | {"adversarial_weight": 3.0},
+        NESTED,
+        translators.dsfn,
+    ),
+    "sifa": (
+        {"epochs": 3, "batch_size": SIZE, "learning_rate": 1e-2, "translation_rate": 1e-2}
+        | {"decay": 0.5, "weight_decay": 1e-3, "dropout": 0.1, "cycle": 5.0, "image_weight": 0.3}
+        | {"prediction_weight": 0.5, "low_prediction_weight": 0.05, "reconstruction_weight": 0.4}
+        | {"low_task_weight": 0.2, "align_from": 1, "align_full": 2, "width": 4, "blocks": 1}
+        | {"decoder_width": 4, "judge_width": 4},
+        EXCLUSIVE,
+        translators.sifa,
+    ),
+    "seat": (
+        {"epochs": 3, "batch_size": SIZE, "learning_rate": 1e-3, "rate_ramp": 0.5, "weight": 4.0}
+        | {"weight_ramp": 0.7, "weight_decay": 1e-3, "early_ema": 0.5, "ema": 0.8}
+        | {"ema_switch": 0.4, "adversarial_weight": 3.0, "judge_rate": 5e-2, "width": 4},
+        NESTED,
+        seat,
+    ),
+    "ud4r": (
+        {"epochs": 2, "batch_size": SIZE, "learning_rate": 1e-3, "passes": 3, "dropout": 0.5},
+        NESTED,
+        ud4r,
+    ),
+    "dae": (
+        {"epochs": 4, "batch_size": SIZE, "learning_rate": 1e-1, "width": 4},
+        NESTED,
+        dae,
     ),
     "source_only": ({}, NESTED, source_only),
     "adabn": ({"batch_size": SIZE}, NESTED, adabn),
@@ -621,6 +816,27 @@ FAULTS = [
     ("srda", "outcome_weights(known) if self.balance else", ""),
     ("adaoutput", "target_maps, adversarial, criterion", "target_maps, adversarial"),
     ("adaoutput", "source_maps, target_maps, criterion", "source_maps, target_maps"),
+    ("beal", "schedule.step()", "pass"),
+    ("beal", "verdict = 2 * judging(", "verdict = judging("),
+    ("beal", "augmented=unlabelled(view)", "augmented=unlabelled(SOURCE['none'])"),
+    ("cyclegan", "players.end_epoch()", "pass"),
+    ("cyclegan", "judge_losses(pair, s, t, *drawn)", "judge_losses(pair, t, s, *drawn)"),
+    ("synsegnet", "players.end_epoch()", "pass"),
+    ("synsegnet", ", padding=2", ""),
+    ("cycada", "if gate.opens(right):", "if True:"),
+    ("cycada", "sgd.zero_grad()\n                    supervised", "supervised"),
+    (
+        "dsfn",
+        "judging(output, source_maps, target_maps)",
+        "judging(output, target_maps, source_maps)",
+    ),
+    ("sifa", "share * weight * losses[name]", "weight * losses[name]"),
+    ("sifa", "schedule.step()", "pass"),
+    ("sifa", 'losses["cycle"] + losses["fooling_target"]', 'losses["fooling_target"]'),
+    ("seat", "schedule.step()", "pass"),
+    ("seat", "self.early_ema if progress <= self.ema_switch else self.ema", "self.ema"),
+    ("ud4r", 'statistics="batch"', 'statistics="running"'),
+    ("dae", "if total > best or not self.select:", "if True:"),
     ("osuda", "gaps = gaps * (1 + transferability(source, statistics))", "pass"),
 ]
 
@@ -641,21 +857,22 @@ def written(name):
     return state
 
 
-def differing(state, expected):
+def differing(state, expected, name):
     """Names whose values are not equal to rounding."""
+    atol = LOOSE.get(name, ATOL)
     assert state.keys() == expected.keys()
     return [
-        name
-        for name, value in state.items()
-        if not torch.allclose(value.double(), expected[name].double(), rtol=RTOL, atol=ATOL)
+        key
+        for key, value in state.items()
+        if not torch.allclose(value.double(), expected[key].double(), rtol=RTOL, atol=atol)
     ]
 
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_first_steps_are_those_written_by_hand(name, tmp_path):
     start, state = deployed(registry.load("methods", name), name, tmp_path)
-    assert not differing(state, written(name))
-    if name != "source_only":
+    assert not differing(state, written(name), name)
+    if name not in ("source_only", "dae"):  # which leave the start model as it is
         floats = {n: v for n, v in start.items() if v.is_floating_point()}  # no counters
         assert max((state[n] - v).abs().max().item() for n, v in floats.items()) > 100 * ATOL
 
@@ -667,7 +884,7 @@ def test_a_fault_in_the_steps_shows(name, old, new, tmp_path, mutated):
     module = mutated(registry.PACKAGE / "methods" / f"{name}.py", {old: new})
     broken = getattr(module, registry.load("methods", name).__name__)
     _, state = deployed(broken, name, tmp_path / "work")
-    assert differing(state, written(name))
+    assert differing(state, written(name), name)
 
 
 def test_no_method_is_missing():
