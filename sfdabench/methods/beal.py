@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.fields import Fraction, NonNegative, Positive, PositiveInt
@@ -26,6 +26,9 @@ class BEAL(Method):
         the image's side; the band has at least 1 pixel, the blur 0.4.
     boundary, entropy: which of the two is learnt; without `boundary` the branch learns from the
         masks alone.
+    branch: "network" needs a network with a boundary branch, whose logit its classifier sees.
+        "own" puts the branch on penultimate features of any network, where only its gradient
+        counts, and leaves it behind: for comparisons from one source model.
 
     Ours: training starts from the source model, not from ImageNet, and its last epoch is deployed;
     the code keeps the best on labels of the target. Under softmax the entropy of every class
@@ -40,6 +43,7 @@ class BEAL(Method):
     adversarial_weight: NonNegative = 0.01  # code
     band: Fraction = 5 / 512  # code
     blur: Fraction = 3 / 512  # code
+    branch: Literal["network", "own"] = "network"  # code
     boundary: bool = True  # paper §2.2
     entropy: bool = True  # paper §2.3
     judge_rate: Positive = 2.5e-5  # code
@@ -51,19 +55,28 @@ class BEAL(Method):
         "MICCAI 2019",
         "https://github.com/emma-sjwang/BEAL",
     )
-    needs = Needs(source_data=True, network=frozenset({"boundary"}))
     phantom = {"epochs": 6, "width": 16, "judge_rate": 1e-3, "judge_momentum": 0.9}
-    smoke = {"epochs": 2, "batch_size": 4, "width": 4, "judge_rate": 1e-2}
+    smoke = {
+        **{"epochs": 2, "batch_size": 4, "width": 4, "judge_rate": 0.3},
+        **{"adversarial_weight": 1.0},
+    }
 
     def __post_init__(self) -> None:
         if not (self.boundary or self.entropy):
             raise BadInput("boundary=false with entropy=false: no map is left to judge")
+
+    @property
+    def needs(self) -> Needs:
+        """Source data, and the branch or what one is put on."""
+        feature = "boundary" if self.branch == "network" else "penultimate"
+        return Needs(source_data=True, network=frozenset({feature}))
 
     def adapt(self, context: Context) -> nn.Module:
         """In train mode, each domain by itself; judges see maps of before the segmenter's step."""
         import torch
         from torch.nn import functional as F
 
+        from sfdabench.models.boundary import with_branch
         from sfdabench.models.discriminators import OutputDiscriminator
         from sfdabench.primitives.adversarial import fooling, frozen, judging
         from sfdabench.primitives.losses import supervised_loss
@@ -77,7 +90,11 @@ class BEAL(Method):
             for count in channels
         ).to(context.source.device)
         weights = [self.adversarial_weight] * len(judges)
-        optimiser = torch.optim.Adam(model.parameters(), self.learning_rate, betas=(0.9, 0.99))
+        predict: Any = model.boundary
+        if self.branch == "own":
+            predict = with_branch(model, context.target.shape).to(context.source.device)
+        learners = torch.nn.ModuleList([model, *([predict] if self.branch == "own" else [])])
+        optimiser = torch.optim.Adam(learners.parameters(), self.learning_rate, betas=(0.9, 0.99))
         judge_optimiser = torch.optim.SGD(
             judges.parameters(), self.judge_rate, self.judge_momentum, weight_decay=5e-4
         )
@@ -91,14 +108,15 @@ class BEAL(Method):
             return [-q * (q + 1e-7).log()] * self.entropy + [edges.sigmoid()] * self.boundary
 
         loop: dict[str, Any] = {"optimiser": optimiser, "schedule": schedule, "judges": judges}
+        loop["learners"] = learners
         view = SOURCE[context.augmentation]
         for _ in context.epochs(self.epochs, deploy=model, judge_optimiser=judge_optimiser, **loop):
-            model.train()
+            learners.train()
             target = context.target.endless(self.batch_size, augmented=unlabelled(view))
             for images, masks in context.source.pairs(self.batch_size, view):
                 optimiser.zero_grad()
                 judge_optimiser.zero_grad()
-                logits, edges = model.boundary(images)  # type: ignore[operator]
+                logits, edges = predict(images)
                 task = supervised_loss(logits, masks, context.head, context.source_loss)
                 losses = {"task": task}
                 if self.boundary:
@@ -109,7 +127,7 @@ class BEAL(Method):
                 context.log(**losses)
                 torch.stack([*losses.values()]).sum().backward()
                 source_maps = maps(logits, edges)
-                target_maps = maps(*model.boundary(next(target).augmented))  # type: ignore[operator]
+                target_maps = maps(*predict(next(target).augmented))
                 with frozen(judges):
                     fooled = fooling(judges, target_maps, weights)
                     context.log(fooling=fooled)

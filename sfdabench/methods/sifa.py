@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from annotated_types import Ge
+from typing import TYPE_CHECKING, Any, Literal
 
 from sfdabench.core.fields import Fraction, NonNegative, Positive, PositiveInt
 from sfdabench.core.method import Method, Paper
@@ -24,7 +22,7 @@ class SIFA(Method):
 
     The defaults are the second version. The first one has no low level (`low_level=false`), dropout
     on the logits, a rate that falls, and a game on predictions that sets in later.
-    decay: of the segmenter's rate at every second epoch. align_from, align_full: epochs, from 0,
+    decay: of the segmenter's rate at every second epoch. align_from, align_full: shares of the run
         between which the weight of the games on predictions rises.
     image_weight: of cycle and realism of the drawn source, in the encoder's loss.
         prediction_weight, low_prediction_weight: of fooling the judges of both heads' logits.
@@ -52,8 +50,8 @@ class SIFA(Method):
     low_prediction_weight: NonNegative = 0.01  # code
     reconstruction_weight: NonNegative = 0.1  # code
     low_task_weight: NonNegative = 0.1  # code
-    align_from: Annotated[int, Ge(0)] = 0  # code; version 1 has 5
-    align_full: Annotated[int, Ge(0)] = 0  # code; version 1 has 7
+    align_from: Fraction = 0.0  # code; version 1 has 5 of 20 epochs
+    align_full: Fraction = 0.0  # code; version 1 has 7 of 20
     width: PositiveInt = 32  # code, of the generator
     blocks: PositiveInt = 9  # code
     decoder_width: PositiveInt = 128  # code
@@ -119,10 +117,11 @@ class SIFA(Method):
         loop |= {"generator": generator, "decoder": decoder, "judges": judges}
         task_weights = (1.0, self.low_task_weight)
         fooling_weights = (self.prediction_weight, self.low_prediction_weight)
-        rise = max(1, self.align_full - self.align_from + 1)
+        start, rise = self.align_from * self.epochs, self.align_full - self.align_from
+        rise = max(1.0, rise * self.epochs + 1)
         for epoch in context.epochs(self.epochs, deploy=model, **loop):
             model.train()
-            share = min(1.0, max(0.0, (epoch - self.align_from + 1) / rise))
+            share = min(1.0, max(0.0, (epoch - start + 1) / rise))
             target = context.target.endless(self.batch_size, plain=identity)
             for images, masks in context.source.pairs(self.batch_size, view):
                 shown = next(target).plain

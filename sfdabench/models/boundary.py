@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +23,13 @@ class BoundaryHead(nn.Module):
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            *(nn.Conv2d(features, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()),
+            *(
+                nn.Conv2d(features, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ),
             nn.Dropout(0.5),
-            *(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()),
+            *(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
             nn.Dropout(0.1),
             nn.Conv2d(width, 1, 1),
         )
@@ -85,3 +92,30 @@ class BoundaryDeepLab(DeepLabV3Plus):
         """(B, C, H, W) -> logits (B, K, H, W), and those of the boundary (B, 1, H, W)."""
         features, size = self.penultimate(images), (images.shape[-2], images.shape[-1])
         return self.classify(features, size), resize(features[:, -1:].float(), size)
+
+
+class WithBranch(nn.Module):
+    """A segmenter's logits beside those of a boundary branch on its penultimate features.
+
+    The classifier does not see the branch. images (B, C, H, W) -> logits (B, K, H, W), and those of
+    the boundary (B, 1, H, W).
+    """
+
+    def __init__(self, model: nn.Module, features: int) -> None:
+        super().__init__()
+        self._model = [model]  # not a module of its own: the segmenter is kept by who made it
+        self.branch = BoundaryHead(features, features).branch
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        segmenter, size = cast(Any, self._model[0]), (images.shape[-2], images.shape[-1])
+        features = segmenter.penultimate(images)
+        return segmenter.classify(features, size), resize(self.branch(features), size)
+
+
+def with_branch(model: nn.Module, shape: Sequence[int]) -> WithBranch:
+    """A fresh branch for the features that a segmenter has of images (C, H, W)."""
+    weight = next(model.parameters())
+    with torch.no_grad():
+        features = cast(Any, model).penultimate(torch.zeros(1, *shape, device=weight.device))
+    return WithBranch(model, features.shape[1])

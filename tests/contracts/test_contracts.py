@@ -13,8 +13,8 @@ from sfdabench.core import registry
 EXCEPTIONS: dict[tuple[str, str, str], dict[str, str]] = {}
 
 LEAST = {
-    **{"methods": 18, "datasets": 8, "tasks": 11, "networks": 5, "protocols": 7},
-    **{"stages": 1},
+    **{"methods": 27, "datasets": 8, "tasks": 11, "networks": 9, "protocols": 7},
+    **{"stages": 3},
 }
 
 
