@@ -22,7 +22,7 @@ from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError, model_val
 from sfdabench.campaign.machine import Fingerprint
 from sfdabench.core import registry, toml
 from sfdabench.core.errors import BadInput
-from sfdabench.core.fields import NonNegative, Positive
+from sfdabench.core.fields import NonNegative, Positive, override
 from sfdabench.core.files import atomic
 from sfdabench.core.near import unknown
 from sfdabench.store import labels, rows
@@ -219,7 +219,13 @@ def _check_entries(found: Reference) -> None:
             chain = run.method.split("+")
             for name in chain:
                 registry.module_name("methods", name)
-            if other := set(run.overrides) - set(chain):
+            methods = [
+                override(registry.load("methods", name)(), run.overrides.get(name, {}), owner=name)
+                for name in chain
+                if registry.is_ours("methods", name)
+            ]
+            stages = {method.needs.source_stage for method in methods}
+            if other := set(run.overrides) - {*chain, *stages}:
                 raise BadInput(f"{run.called} overrides {', '.join(other)}, which it does not run")
     for claim in found.claims:
         classes = registry.load("tasks", claim.task).scored

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from sfdabench.core.errors import RunFailed, UndeclaredNeed
 from sfdabench.core.head import Head
 from sfdabench.core.needs import Needs
+from sfdabench.core.precision import lower
 from sfdabench.core.streams import Clock, LabelledStream, Stream
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Keeper(Protocol):
@@ -167,6 +170,11 @@ class _Training(Loop):
     start_model: nn.Module
     augmentation: str = "light"
     source_loss: str = "cross_entropy"
+
+    def place(self, module: M) -> M:
+        """A network that a method built, moved to the model's device and run in its precision."""
+        lower(module, getattr(self.start_model, "precision", "float32"))
+        return module.to(next(iter(self.start_model.state_dict().values())).device)
 
     def model(self) -> nn.Module:
         """A new, trainable copy of the model that training starts from, in eval mode."""

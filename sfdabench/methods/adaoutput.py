@@ -83,7 +83,7 @@ class AdaOutput(Method):
         weights = (1.0, self.auxiliary_weight)[:count]
         adversarial = (self.adversarial_weight, self.auxiliary_adversarial_weight)[:count]
         judges = torch.nn.ModuleList(OutputDiscriminator(maps, self.width) for _ in range(count))
-        judges.to(context.source.device)
+        context.place(judges)
         optimiser = sgd_or_adam(model, self.optimiser, self.learning_rate, self.head_factor)
         judge_optimiser = torch.optim.Adam(judges.parameters(), self.judge_rate, betas=(0.9, 0.99))
         steps = self.epochs * context.source.steps(self.batch_size)

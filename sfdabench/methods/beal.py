@@ -85,14 +85,14 @@ class BEAL(Method):
 
         model = context.model()
         channels = [context.head.outputs(len(context.classes))] * self.entropy + [1] * self.boundary
-        judges = torch.nn.ModuleList(
-            OutputDiscriminator(count, self.width, padding=2, bias=False, normal=True)
-            for count in channels
-        ).to(context.source.device)
+        kind: dict[str, Any] = {"padding": 2, "bias": False, "normal": True}
+        judges = context.place(
+            torch.nn.ModuleList(OutputDiscriminator(k, self.width, **kind) for k in channels)
+        )
         weights = [self.adversarial_weight] * len(judges)
         predict: Any = model.boundary
         if self.branch == "own":
-            predict = with_branch(model, context.target.shape).to(context.source.device)
+            predict = context.place(with_branch(model, context.target.shape))
         learners = torch.nn.ModuleList([model, *([predict] if self.branch == "own" else [])])
         optimiser = torch.optim.Adam(learners.parameters(), self.learning_rate, betas=(0.9, 0.99))
         judge_optimiser = torch.optim.SGD(

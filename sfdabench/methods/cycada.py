@@ -92,7 +92,7 @@ class CyCADA(Method):
 
         view, size = SOURCE[context.augmentation], self.translation_batch
         shape: dict[str, Any] = {"width": self.width, "blocks": self.blocks, "skip": self.skip}
-        pair = CyclePair(context.source, context.target, pool=self.pool, **shape)
+        pair = context.place(CyclePair(context.source, context.target, pool=self.pool, **shape))
         players = Players(pair, self.translation_rate, self.translation_epochs)
         source_model = context.model().requires_grad_(False)
         for _ in context.epochs(self.translation_epochs, deploy=None, **players.state):
@@ -127,7 +127,7 @@ class CyCADA(Method):
                 adam.step()
 
         judge = PixelDiscriminator(context.head.outputs(len(context.classes)), self.align_width)
-        judge.to(context.target.device)
+        context.place(judge)
         recipe: dict[str, Any] = {"lr": self.align_rate, "momentum": 0.99, "weight_decay": 5e-4}
         sgd, judge_sgd = (torch.optim.SGD(of.parameters(), **recipe) for of in (model, judge))
         state: dict[str, Any] = {"judge": judge, "sgd": sgd, "judge_sgd": judge_sgd}

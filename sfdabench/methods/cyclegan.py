@@ -80,7 +80,7 @@ class CycleGAN(Method):
 
         view, size = SOURCE[context.augmentation], self.translation_batch
         shape: dict[str, Any] = {"width": self.width, "blocks": self.blocks, "skip": self.skip}
-        pair = CyclePair(context.source, context.target, pool=self.pool, **shape)
+        pair = context.place(CyclePair(context.source, context.target, pool=self.pool, **shape))
         players = Players(pair, self.translation_rate, self.translation_epochs)
         for _ in context.epochs(self.translation_epochs, deploy=None, **players.state):
             target = context.target.endless(size, plain=identity)

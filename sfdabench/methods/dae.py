@@ -110,7 +110,7 @@ class DAE(Method):
             return OnlineSegmenter(model, learn, self.batch_size)
 
         channels, height, width = context.target.shape
-        normaliser = Normaliser(channels, self.width, self.kernel).to(context.target.device)
+        normaliser = context.place(Normaliser(channels, self.width, self.kernel))
         kept = copy.deepcopy(normaliser)
         seen, deploy = Normalised(model, normaliser), Normalised(model, kept)
         optimiser = torch.optim.Adam(normaliser.parameters(), self.learning_rate)

@@ -78,9 +78,9 @@ class DSFN(Method):
 
         head, view = context.head, SOURCE[context.augmentation]
         shape: dict[str, Any] = {"width": self.width, "blocks": self.blocks, "skip": self.skip}
-        pair = CyclePair(context.source, context.target, pool=self.pool, **shape)
+        pair = context.place(CyclePair(context.source, context.target, pool=self.pool, **shape))
         judge = OutputDiscriminator(head.outputs(len(context.classes)), self.width)
-        output = torch.nn.ModuleList([judge]).to(context.target.device)
+        output = context.place(torch.nn.ModuleList([judge]))
         model = context.model()
         deploy = {
             "mean": lambda: Averaged(model, pair.to_source, head),

@@ -72,7 +72,7 @@ class SEAT(Method):
         student = context.model().train()
         teacher = context.model().train().requires_grad_(False)
         judge = OutputDiscriminator(head.outputs(len(context.classes)), self.width)
-        judges = torch.nn.ModuleList([judge]).to(context.target.device)
+        judges = context.place(torch.nn.ModuleList([judge]))
         optimiser = torch.optim.Adam(
             student.parameters(), self.learning_rate, weight_decay=self.weight_decay
         )

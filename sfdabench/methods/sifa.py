@@ -98,6 +98,7 @@ class SIFA(Method):
         shape |= {"decoder_width": self.decoder_width, "judge_width": self.judge_width}
         outputs = head.outputs(len(context.classes))
         nets = Bidirectional(model, context.source, context.target, outputs, **shape)
+        context.place(nets)
 
         def of_labels(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
             if self.task == "source":

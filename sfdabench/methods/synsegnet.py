@@ -82,7 +82,8 @@ class SynSegNet(Method):
 
         model, view = context.model(), SOURCE[context.augmentation]
         shape: dict[str, Any] = {"width": self.width, "blocks": self.blocks, "skip": self.skip}
-        pair = CyclePair(context.source, context.target, pool=self.pool, padding=2, **shape)
+        shape |= {"pool": self.pool, "padding": 2}
+        pair = context.place(CyclePair(context.source, context.target, **shape))
         players = Players(pair, self.learning_rate, self.epochs, others=[model])
         for _ in context.epochs(self.epochs, deploy=model, **players.state):
             model.train()

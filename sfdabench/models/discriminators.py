@@ -7,10 +7,12 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfdabench.core.precision import Lowered
+
 LEAST = 32  # pixels a side: of a smaller map, five halvings leave nothing
 
 
-class OutputDiscriminator(nn.Module):
+class OutputDiscriminator(Lowered):
     """Five convolutions of 4 x 4, each halving the map; without any norm.
 
     From the codes of AdaptSegNet, ADVENT and BEAL (methods-compared.md §0.3). A smaller map is
@@ -40,10 +42,10 @@ class OutputDiscriminator(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, 1, h, w), each of one part of the map; h is some H / 32."""
-        return self.layers(_at_least(maps))
+        return self.run(self.layers, _at_least(maps))
 
 
-class PatchDiscriminator(nn.Module):
+class PatchDiscriminator(Lowered):
     """Judges overlapping patches of 70 x 70 pixels, as pix2pix and CycleGAN do.
 
     Five convolutions of 4 x 4, the first three of stride 2, with instance norm behind the inner
@@ -82,10 +84,10 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, outputs, h, w), each of one patch; h is some H / 8."""
-        return self.layers(_at_least(images))
+        return self.run(self.layers, _at_least(images))
 
 
-class PixelDiscriminator(nn.Module):
+class PixelDiscriminator(Lowered):
     """Judges each pixel of a map by itself, as CyCADA does: three convolutions of 1 x 1.
 
     channels: of the maps. width: channels behind the first convolution, half of it behind the
@@ -102,7 +104,7 @@ class PixelDiscriminator(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) -> logits (B, outputs, H, W)."""
-        return self.layers(maps)
+        return self.run(self.layers, maps)
 
 
 def start_normal(module: nn.Module, deviation: float = 0.02) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-Precision = Literal["float32", "bfloat16"]
+from sfdabench.core.precision import Precision
+
 PREDICTED_TOGETHER = 8  # images; moves no number where the model stands still
 
 

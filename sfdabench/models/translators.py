@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfdabench.core.precision import Lowered
 from sfdabench.models.discriminators import start_normal
 from sfdabench.models.part import Part
 
 Range = Sequence[Sequence[float]]  # the low ends and the high ends, one of each a channel
 
 
-class ResnetGenerator(nn.Module):
+class ResnetGenerator(Lowered):
     """CycleGAN's generator: two halvings, residual blocks, two doublings, tanh at the end.
 
     Images (B, channels, H, W) and the result lie in -1..1. Instance norm and ReLU behind every
@@ -68,7 +69,7 @@ class ResnetGenerator(nn.Module):
         """(B, C, H, W) -> the same shape."""
         height, width = images.shape[-2:]
         enlarged = _repeat_edge(_repeat_edge(images, -height % 4, 2), -width % 4, 3)
-        drawn = self.layers(enlarged)[..., :height, :width]
+        drawn = self.run(self.layers, enlarged)[..., :height, :width]
         return torch.tanh(drawn + images if self.skip else drawn)
 
 
@@ -128,7 +129,7 @@ class Translator(Part):
         return self.wanted.from_unit(self.generator(self.given.to_unit(images)))
 
 
-class ImageDecoder(nn.Module):
+class ImageDecoder(Lowered):
     """SIFA's decoder: features of the segmenter's encoder and the image -> the other domain's like.
 
     Result and image lie in -1..1: tanh(image + decoded), with instance norm and ReLU behind every
@@ -164,7 +165,7 @@ class ImageDecoder(nn.Module):
 
     def forward(self, features: Tensor, images: Tensor) -> Tensor:
         """Features (B, F, h, w) and images (B, C, H, W) -> (B, C, H, W)."""
-        decoded = self.layers(features)
+        decoded = self.run(self.layers, features)
         height, width = images.shape[-2:]
         missing = (max(0, height - decoded.shape[-2]), max(0, width - decoded.shape[-1]))
         enlarged = _repeat_edge(_repeat_edge(decoded, missing[0], 2), missing[1], 3)

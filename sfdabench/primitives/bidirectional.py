@@ -77,7 +77,6 @@ class Bidirectional(nn.Module):
         self.judges["prediction"] = judge(outputs)
         if low_level:
             self.judges["low_prediction"] = judge(outputs)
-        self.to(target.device)
 
     def draw(self, model: nn.Module, source: Tensor, target: Tensor) -> Drawn:
         """All that a step needs, in one forward pass. source, target: in their own ranges."""

@@ -51,7 +51,6 @@ class CyclePair(nn.Module):
         self.judge_source = PatchDiscriminator(channels, width, padding=padding)
         self.pool_target = ReplayPool(pool, target.shape)
         self.pool_source = ReplayPool(pool, source.shape)
-        self.to(target.device)
 
     def units(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Images of either domain, in its own range -> the same in -1..1."""

@@ -58,7 +58,7 @@ class DenoiserStage(SourceStage):
         head = context.head
         noise = self.squares, self.smallest, self.largest
         denoiser = Denoiser(head.outputs(len(context.classes)), self.width, self.depth)
-        denoiser.to(context.source.device)
+        context.place(denoiser)
         optimiser = torch.optim.Adam(denoiser.parameters(), self.learning_rate)
         for _ in context.epochs(self.epochs, deploy=denoiser, optimiser=optimiser):
             denoiser.train()

@@ -827,7 +827,7 @@ FAULTS = [
     ("cyclegan", "players.end_epoch()", "pass"),
     ("cyclegan", "judge_losses(pair, s, t, *drawn)", "judge_losses(pair, t, s, *drawn)"),
     ("synsegnet", "players.end_epoch()", "pass"),
-    ("synsegnet", ", padding=2", ""),
+    ("synsegnet", '"padding": 2', '"padding": 1'),
     ("cycada", "if gate.opens(right):", "if True:"),
     ("cycada", "sgd.zero_grad()\n                    supervised", "supervised"),
     (
