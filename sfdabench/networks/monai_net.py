@@ -28,7 +28,7 @@ class MonaiNet(Network):
     Raises BadInput for values that the network does not have.
     """
 
-    name: Literal["UNet", "BasicUNet", "DynUNet", "SegResNet", "AttentionUnet"] = "UNet"
+    name: Literal["UNet", "BasicUNet", "DynUNet", "SegResNet", "AttentionUnet"] = "BasicUNet"
     width: PositiveInt = 16
     depth: PositiveInt = 4
     norm: Literal["batch", "instance", "group"] = "batch"

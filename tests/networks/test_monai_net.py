@@ -12,7 +12,7 @@ from sfdabench.models.segmenter import Segmenter
 from sfdabench.networks.monai_net import MonaiNet
 from sfdabench.primitives.fine_tuning import encoder_and_heads
 
-OTHERS = ["BasicUNet", "DynUNet", "SegResNet", "AttentionUnet"]  # UNet is the entry's default
+OTHERS = ["UNet", "DynUNet", "SegResNet", "AttentionUnet"]  # BasicUNet is the entry's default
 WITH = {"batch_norm", "penultimate"}
 
 
@@ -26,10 +26,11 @@ def test_every_network_holds_the_contracts(name):
 @pytest.mark.parametrize(
     ("fields", "features"),
     [
-        ({}, {"batch_norm"}),
-        ({"norm": "instance"}, set()),
-        ({"dropout": 0.2}, {"batch_norm", "dropout"}),
-        *(({"name": name}, WITH) for name in OTHERS),
+        ({}, WITH),
+        ({"name": "UNet"}, {"batch_norm"}),
+        ({"name": "UNet", "norm": "instance"}, set()),
+        ({"name": "UNet", "dropout": 0.2}, {"batch_norm", "dropout"}),
+        *(({"name": name}, WITH) for name in OTHERS[1:]),
         ({"name": "SegResNet", "norm": "group", "dropout": 0.1}, {"dropout", "penultimate"}),
         ({"name": "DynUNet", "norm": "instance"}, {"penultimate"}),
     ],
@@ -63,7 +64,7 @@ def test_logits_are_those_of_monai_with_the_same_weights():
     [
         ({"name": "BasicUNet", "depth": 3}, "depth=3: BasicUNet has 4"),
         ({"name": "AttentionUnet", "norm": "group"}, "norm=group: AttentionUnet has batch norm"),
-        ({"norm": "group", "width": 12}, "width=12: with norm=group .* multiple of 8"),
+        ({"name": "UNet", "norm": "group", "width": 12}, "width=12: with norm=group .* multiple of 8"),
     ],
 )
 def test_values_that_a_network_does_not_have_are_refused(fields, message):
@@ -75,4 +76,4 @@ def test_without_monai_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "monai", None)
     monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
     with pytest.raises(BadInput, match="pip install monai"):
-        MonaiNet(width=4).build(channels=1, outputs=1)
+        MonaiNet(width=8).build(channels=1, outputs=1)
