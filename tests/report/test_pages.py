@@ -70,4 +70,4 @@ def test_every_page_is_written_though_a_task_has_failed_runs_only(
 def test_rows_of_papers_are_labelled_as_runs_are(pages):
     rows = list(pages.rows_in_papers("apl"))
     assert "| `apl-2` | APL (L_Con) | `apl confidence=false` |" in rows
-    assert "| `apl-1` | CyCADA +APL | `cycada+apl` |" in rows
+    assert "| `apl-1` | CyCADA +APL | `cycada+apl cycada.heads=both` |" in rows

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 from itertools import permutations
@@ -306,10 +307,17 @@ def test_a_source_model_without_a_record_is_one_line_with_its_command(put, cells
     assert not tables.build("cbmt-3", results, folder=BENCHMARKS).problems  # has no such row
 
 
-def test_not_run_and_not_implemented(cells, put):
+def test_not_run_and_not_implemented(cells, put, tmp_path):
     put("adabn")
     assert cells("cbmt-1", "CBMT(Ours)")["Disc Dice"].verdict == "not run"
-    assert cells("cbmt-1", "BEAL [26]")["Disc Dice"].verdict == "not implemented"
+    folder = tmp_path / "benchmarks"
+    shutil.copytree(BENCHMARKS / "cbmt", folder / "cbmt")
+    path = folder / "cbmt" / "benchmark.toml"
+    text = path.read_text().replace('method = "dpl"', 'method = "elsewhere"')
+    path.write_text(text.replace("seeds = 3", 'seeds = 3\nabsent = ["elsewhere"]', 1))
+    lines = tables.build("cbmt-1", None, folder=folder).sections[0].lines
+    (line,) = (line for line in lines if line.name == "DPL [4]")
+    assert line.cells[0].verdict == "not implemented"
 
 
 def test_ours_have_no_verdict(put, cells, results):
