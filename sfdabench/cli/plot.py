@@ -31,7 +31,7 @@ from sfdabench.core.errors import BadInput
 @click.option(
     "--by", help="Of grid: the run that ranks the cases. Default: the last that is no oracle."
 )
-@options.option("seed", default=None, help="Of grid and tsne. Default: the first.")
+@options.option("seed", default=None, help="Of grid, tsne and translations. Default: the first.")
 @options.option("data", help="Of grid and tsne.")
 @options.option("device", default=None, help="Of grid and tsne.")
 @options.plugins

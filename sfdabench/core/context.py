@@ -18,6 +18,7 @@ from sfdabench.core.precision import lower
 from sfdabench.core.streams import Clock, LabelledStream, Stream
 
 M = TypeVar("M", bound=nn.Module)
+SHOWN = 4  # images of a kind that `show` keeps
 
 
 class Keeper(Protocol):
@@ -57,7 +58,7 @@ class Loop:
     """Epochs that resume, and the quantities logged in them.
 
     curves: what `log` and `track` were given, one mean an epoch.
-    notes: what `note` was given.
+    notes: what `note` was given. pictures: what `show` was given.
     modules: every module that a loop was given so far, as `deploy` or in `state`.
     """
 
@@ -65,6 +66,7 @@ class Loop:
     keeper: Keeper
     curves: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
     modules: list[nn.Module] = field(default_factory=list)
     _sums: dict[str, list[Tensor]] = field(default_factory=dict)
     _stages: int = 0
@@ -153,6 +155,15 @@ class Loop:
     def note(self, **values: float) -> None:
         """Keep numbers that describe the result, such as the epoch that was selected."""
         self.notes |= values
+
+    def show(self, **images: Tensor) -> None:
+        """Keep the first images of each kind, (B, C, H, W) in -1..1, for `plot translations`.
+
+        They lie in the cache beside the weights, as the prepared images do.
+        """
+        self.pictures |= {
+            kind: shown[:SHOWN].detach().float().cpu() for kind, shown in images.items()
+        }
 
 
 @dataclass(kw_only=True)

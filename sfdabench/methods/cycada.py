@@ -62,9 +62,8 @@ class CyCADA(Method):
         **{"align_epochs": 2, "align_rate": 1e-4, "align_width": 64},
     }
     smoke = {
-        **{"translation_epochs": 2, "translation_batch": 4, "translation_rate": 1e-2, "pool": 4},
-        **{"width": 4, "blocks": 1, "epochs": 1, "batch_size": 4},
-        **{"align_epochs": 2, "align_rate": 1e-2, "align_width": 8, "gate": 0.3},
+        **{"translation_epochs": 2, "translation_batch": 4, "translation_rate": 1e-2, "gate": 0.3},
+        **{"width": 4, "blocks": 1, "epochs": 1, "align_epochs": 2, "align_rate": 1e-2},
     }
 
     @property
@@ -84,6 +83,7 @@ class CyCADA(Method):
         from sfdabench.primitives.translation import (
             CyclePair,
             Players,
+            examples,
             generator_losses,
             judge_losses,
             semantic_loss,
@@ -110,6 +110,7 @@ class CyCADA(Method):
                 context.log(**verdicts)
                 players.judge(verdicts)
             players.end_epoch()
+        context.show(**examples(pair, context.source, context.target))
         model = context.model()
 
         def supervised(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

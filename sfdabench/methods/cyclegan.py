@@ -73,6 +73,7 @@ class CycleGAN(Method):
         from sfdabench.primitives.translation import (
             CyclePair,
             Players,
+            examples,
             generator_losses,
             judge_losses,
         )
@@ -93,6 +94,7 @@ class CycleGAN(Method):
                 context.log(**verdicts)
                 players.judge(verdicts)
             players.end_epoch()
+        context.show(**examples(pair, context.source, context.target))
         model = context.model()
         optimiser = torch.optim.Adam(model.parameters(), self.learning_rate)
         for _ in context.epochs(self.epochs, deploy=model, optimiser=optimiser):

@@ -71,6 +71,7 @@ class DSFN(Method):
         from sfdabench.primitives.translation import (
             CyclePair,
             Players,
+            examples,
             generator_losses,
             judge_losses,
         )
@@ -109,4 +110,5 @@ class DSFN(Method):
                 context.log(**verdicts)
                 players.judge(verdicts)
             players.end_epoch()
+        context.show(**examples(pair, context.source, context.target))
         return deploy

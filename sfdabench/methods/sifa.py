@@ -152,4 +152,5 @@ class SIFA(Method):
                 torch.stack([*verdicts.values()]).sum().backward()
                 judges.step()
             schedule.step()
+        context.show(**nets.examples(model, context.source, context.target))
         return model

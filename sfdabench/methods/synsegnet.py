@@ -70,6 +70,7 @@ class SynSegNet(Method):
         from sfdabench.primitives.translation import (
             CyclePair,
             Players,
+            examples,
             generator_losses,
             judge_losses,
         )
@@ -101,4 +102,5 @@ class SynSegNet(Method):
                 context.log(**verdicts)
                 players.judge(verdicts)
             players.end_epoch()
+        context.show(**examples(pair, context.source, context.target))
         return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
-from sfdabench.core.paths import check_writable, data_root
+from sfdabench.core.paths import cache_root, check_writable, data_root
 from sfdabench.core.progress import Progress
+from sfdabench.core.stage import SHORT
 from sfdabench.report import benchmark as papers
-from sfdabench.report.figures import bars, curves, grid, style, sweep, tsne
+from sfdabench.report.figures import bars, curves, grid, style, sweep, translations, tsne
 from sfdabench.report.figures.catalogue import Entry, Kind, find
 from sfdabench.report.runs import Absent, Comparison, Variant, compare
+from sfdabench.run.artefacts import PICTURES, root
 from sfdabench.run.choose import choose_methods
 from sfdabench.store.labels import settings
 
@@ -30,6 +33,7 @@ ALLOWED: dict[Kind, frozenset[str]] = {
     "bars": frozenset({"table", "methods", "protocol", "metric"}),
     "grid": frozenset({"methods", "seed", "by", "data", "device"}),
     "tsne": frozenset({"methods", "seed", "data", "device"}),
+    "translations": frozenset({"methods", "seed"}),
 }
 FLAGS = {"table": "TABLE", "methods": "--method"}
 COLUMNS = 8  # of a grid: more are too small on a page
@@ -71,7 +75,7 @@ def plot(asked: Request, progress: Progress) -> list[Path]:
         compared = _compared(asked, task, asked.protocol or entry.protocol, example)
         for problem in compared.problems:
             progress.say(problem)
-        if entry.kind == "grid" and compared.data == "real":
+        if entry.kind in ("grid", "translations") and compared.data == "real":
             _check_private(asked.out)
         check_writable(out, "--out")
         figure = DRAWN[entry.kind](asked, entry, compared, progress)
@@ -295,9 +299,43 @@ def _tsne(asked: Request, entry: Entry, compared: Comparison, progress: Progress
     )
 
 
+def _translations(asked: Request, entry: Entry, compared: Comparison, progress: Progress) -> Figure:
+    import numpy as np
+
+    if len(asked.methods) != 1:
+        raise BadInput(
+            f"{asked.figure}: give one --method that translates images, such as cyclegan"
+        )
+    (variant,) = compared.only(asked.methods).variants
+    seed = variant.seeds[0] if asked.seed is None else asked.seed
+    if seed not in variant.seeds:
+        raise BadInput(f"--seed {seed}: {variant.label} has seed {list(variant.seeds)}")
+    run = variant.runs[variant.seeds.index(seed)]
+    made = [stage for stage in run.stages if stage.maker == "methods"]
+    folders = [root(cache_root()) / f"{stage.name}-{stage.key[:SHORT]}" for stage in made]
+    shown = [folder / PICTURES for folder in folders if (folder / PICTURES).is_file()]
+    if not shown:
+        raise BadInput(
+            f"{asked.figure}: the cache {cache_root()} holds no translated images of "
+            f"{variant.label}, which does not translate, or was run elsewhere; "
+            f"{compared.command(variant.label)} --seed {seed} --force"
+        )
+    try:
+        with np.load(shown[0], allow_pickle=False) as file:
+            pictures = {kind: file[kind] for kind in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{shown[0]}: cannot be read ({error}); delete {shown[0].parent}") from error
+    return translations.draw(
+        pictures,
+        [_title(entry), style.subject(compared.task, compared.data)],
+        [f"seed {seed} of {variant.name}", "each image in the range of its domain"],
+    )
+
+
 DRAWN: dict[Kind, Callable[[Request, Entry, Comparison, Progress], Figure]] = {
     "curves": _curves,
     "sweep": _sweep,
     "grid": _grid,
     "tsne": _tsne,
+    "translations": _translations,
 }

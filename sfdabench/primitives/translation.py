@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from sfdabench.core.context import SHOWN
 from sfdabench.core.head import Head
 from sfdabench.core.streams import Stream
 from sfdabench.models.discriminators import PatchDiscriminator
 from sfdabench.models.translators import Translator
 from sfdabench.primitives.adversarial import ReplayPool, frozen, lsgan
 from sfdabench.primitives.losses import segmentation_loss
+from sfdabench.primitives.views import identity
 
 REAL, FAKE = 1.0, 0.0  # what a judge should say
 
@@ -173,6 +175,22 @@ def judge_losses(
     return {
         name: (lsgan(judge(real), REAL) + lsgan(judge(fake), FAKE)) / 2
         for name, (judge, real, fake) in games.items()
+    }
+
+
+@torch.no_grad()
+def examples(pair: CyclePair, source: Stream, target: Stream) -> dict[str, Tensor]:
+    """A few images of each domain and their translations, by kind, all in -1..1."""
+    images = [
+        next(stream.batches(SHOWN, plain=identity)).plain  # shuffled: planes of several bodies
+        for stream in (source, target)
+    ]
+    s, t = pair.units(*images)
+    return {
+        "source": s,
+        "source_as_target": pair.to_target.generator(s),
+        "target": t,
+        "target_as_source": pair.to_source.generator(t),
     }
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CARD, WEIGHTS, ONLINE = "card.json", "weights.safetensors", "online.zip"
+PICTURES = "pictures.npz"  # what a method showed, such as translated images
 EPOCH = "epoch.safetensors"  # in a work folder: the weights of the epoch that is audited now
 IMPORTED = "imported"  # a kind of stage, and the folder of the cache where such models lie apart
 BROUGHT_ANEW = "import the model again with `sfdabench source import`"
@@ -88,6 +89,11 @@ class Artefact:
     def online(self) -> Path:
         """The masks that a method predicted while it learnt, once."""
         return self.folder / ONLINE
+
+    @property
+    def pictures(self) -> Path:
+        """The images that the method showed, by kind; most methods show none."""
+        return self.folder / PICTURES
 
     @property
     def sealed(self) -> tuple[Path, ...]:

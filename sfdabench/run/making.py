@@ -33,7 +33,7 @@ from sfdabench.models.part import Part
 from sfdabench.models.segmenter import OnlineSegmenter, Precision, Segmenter
 from sfdabench.models.weights import listed, not_finite, sha256, to_bytes
 from sfdabench.prepare import streams
-from sfdabench.run.artefacts import EPOCH, ONLINE, WEIGHTS, Artefact, read_card
+from sfdabench.run.artefacts import EPOCH, ONLINE, PICTURES, WEIGHTS, Artefact, read_card
 from sfdabench.run.grants import Granted, Told
 
 
@@ -147,6 +147,10 @@ class _Making:
             weights, memory_format = model.weights(), str(model.memory_format)
         with atomic(self.work / WEIGHTS, "wb") as file:
             file.write(to_bytes(self._finite(weights), {"sha256": sha256(weights)}))
+        if loop.pictures:
+            shown: dict[str, Any] = {kind: maps.numpy() for kind, maps in loop.pictures.items()}
+            with atomic(self.work / PICTURES, "wb") as file:
+                np.savez_compressed(file, **shown)
         cuda = self.device.type == "cuda"
         return {
             "composite": composite,

@@ -31,6 +31,7 @@ from sfdabench.run.artefacts import (
     CARD,
     EPOCH,
     ONLINE,
+    PICTURES,
     WEIGHTS,
     Artefact,
     Card,
@@ -129,7 +130,8 @@ def default_threads() -> int:
 
 def _close(card: Card, work: Path, folder: Path) -> Artefact:
     """Move what was made into its place; where it was killed before, the rest of it."""
-    places = {WEIGHTS: OPEN, ONLINE: OPEN} | {point.file: SEALED for point in card.points}
+    places = dict.fromkeys((WEIGHTS, ONLINE, PICTURES), OPEN)
+    places |= {point.file: SEALED for point in card.points}
     (folder / CARD).unlink(missing_ok=True)  # what is there without a card is no artefact
     for name in sorted(places):
         path = work / places[name] / name

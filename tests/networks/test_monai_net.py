@@ -64,7 +64,10 @@ def test_logits_are_those_of_monai_with_the_same_weights():
     [
         ({"name": "BasicUNet", "depth": 3}, "depth=3: BasicUNet has 4"),
         ({"name": "AttentionUnet", "norm": "group"}, "norm=group: AttentionUnet has batch norm"),
-        ({"name": "UNet", "norm": "group", "width": 12}, "width=12: with norm=group .* multiple of 8"),
+        (
+            {"name": "UNet", "norm": "group", "width": 12},
+            "width=12: .* multiple of 8",
+        ),
     ],
 )
 def test_values_that_a_network_does_not_have_are_refused(fields, message):

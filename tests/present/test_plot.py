@@ -7,12 +7,15 @@ import pytest
 from PIL import Image
 
 from sfdabench.core.errors import BadInput
+from sfdabench.core.paths import cache_root
 from sfdabench.core.progress import Progress
 from sfdabench.evaluate.metrics import compare
 from sfdabench.present import plot as plotting
 from sfdabench.present.plot import Request, plot
 from sfdabench.report.figures import style
+from sfdabench.report.runs import compare as compare_runs
 from sfdabench.run.plan import resolve
+from sfdabench.run.runner import execute
 from sfdabench.store import cases
 
 QUIET = Progress(quiet=True)
@@ -21,7 +24,6 @@ QUIET = Progress(quiet=True)
 @pytest.fixture
 def recorded(tmp_path):
     """recorded(task, *methods) -> the run of each, seed 0, on the phantom."""
-    from sfdabench.run.runner import execute
 
     def run(task, *methods):
         found = {}
@@ -188,3 +190,36 @@ def test_a_window_holds_all_that_is_outlined():
     large[500:1500, 500:1500] = True
     rows, columns = _window(large)
     assert rows == columns == slice(350, 1650, 3)
+
+
+def test_translated_images_are_kept_and_drawn(recorded, saved, tmp_path):
+    """Beside the weights in the cache; a run that does not translate has none."""
+    tiny = ("translation_epochs=1", "translation_batch=32", "epochs=1", "batch_size=32", "width=4")
+    run = resolve(
+        method="cyclegan", task="t2_to_t1", seed=0, data=None, profile=None,
+        out=tmp_path / "results", device="cpu", settings=tiny, source_settings=("epochs=1",),
+    )  # fmt: skip
+    record = execute(run, QUIET)
+    assert record.done, record.traceback
+    (label,) = {variant.label for variant in records_of(tmp_path) if variant.label != "source_only"}
+    asked = Request("translations", tmp_path / "results", tmp_path / "out", methods=(label,))
+    paths = plot(asked, QUIET)
+    assert_not_blank(paths[0])
+    assert len([axes for axes in saved[0].axes if axes.get_images()]) == 16
+    plain = dataclasses.replace(asked, methods=("source_only",))
+    with pytest.raises(BadInput, match="no translated images of source_only"):
+        plot(plain, QUIET)
+    with pytest.raises(BadInput, match=r"--seed 3: .* has seed"):
+        plot(dataclasses.replace(asked, seed=3), QUIET)
+    with pytest.raises(BadInput, match="give one --method that translates"):
+        plot(dataclasses.replace(asked, methods=()), QUIET)
+    stage = next(stage for stage in record.stages if stage.name == "cyclegan")
+    (kept,) = cache_root().glob(f"stages/cyclegan-{stage.key[:16]}/pictures.npz")
+    kept.write_bytes(b"PK but not an archive")
+    with pytest.raises(BadInput, match=r"pictures\.npz: cannot be read"):
+        plot(asked, QUIET)
+
+
+def records_of(folder):
+    """What was recorded of the only task."""
+    return compare_runs(folder / "results", None, example="cyclegan").variants

@@ -13,7 +13,7 @@ from sfdabench.core.errors import BadInput
 from sfdabench.core.near import unknown
 from sfdabench.report import benchmark as papers
 
-Kind = Literal["curves", "sweep", "bars", "grid", "tsne"]
+Kind = Literal["curves", "sweep", "bars", "grid", "tsne", "translations"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ GENERAL: dict[str, Entry] = {
     "sweep": Entry("sweep", "Dice against a field of a method; --task, --method, --field"),
     "bars": Entry("bars", "Score by method and class with 95 % intervals; TABLE, or --task"),
     "grid": Entry("grid", "Best, median and worst case with contours; --task, --method"),
+    "translations": Entry("translations", "Images before and after translation; --task, --method"),
     "tsne": Entry("tsne", "t-SNE of predictions by site, before and after; --task, --method"),
 }
 PRINTED: dict[str, Entry] = {

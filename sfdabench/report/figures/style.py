@@ -101,10 +101,11 @@ def frame(
     head = [line for part in title for line in textwrap.wrap(part, round(12 * width))]
     text = "; ".join(part for part in caption if part)
     foot = textwrap.wrap(f"{text[0].upper()}{text[1:]}.", round(19 * width))
-    columns = max(1, min(len(names), int(16 * width / (max(map(len, names)) + 7))))
+    longest = max(map(len, names), default=0)
+    columns = max(1, min(len(names), int(16 * width / (longest + 7))))
     above = 0.1 + LINE * len(head)
     below = 0.1 + 0.8 * LINE * len(foot)
-    legend = LINE * -(-len(names) // columns) + 0.1
+    legend = LINE * -(-len(names) // columns) + 0.1  # nothing but a margin without names
     whole = above + height + legend + below
     figure.set_size_inches(width, whole)
     panels = (0, (below + legend) / whole, 1, height / whole)
