@@ -91,6 +91,12 @@ class Sweep:
         """What is missing, in order."""
         return [one.job for one in self.planned if one.state == "to run"]
 
+    def sharing(self) -> str:
+        """How many stages the runs are made of, and how many they would be if none were shared."""
+        stages = [stage.key for one in self.planned for stage in one.run.final.order]
+        runs, distinct = len(self.planned), len(set(stages))
+        return f"{runs} runs of {distinct} stages, each made once ({len(stages)} without sharing)"
+
     def forecast(self, jobs: int) -> str:
         """How much work is left, `jobs` at a time, as far as records tell."""
         times = [one.seconds for one in self.planned if one.state == "to run"]

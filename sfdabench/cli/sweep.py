@@ -71,6 +71,7 @@ def sweep(
         )
         if not as_json:
             click.echo(plans.sweep(planned))
+        progress.say(planned.sharing())
         progress.say(planned.forecast(jobs))
         for problem in planned.problems:
             progress.say(problem)

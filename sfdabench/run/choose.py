@@ -121,10 +121,19 @@ def check_fit(chain: Chain, task: str, head: Head, name: str, network: Network) 
             )
         lacking = chosen.needs.network - network.features
         if lacking:
+            others = ", ".join(_networks_with(chosen.needs.network))
             raise Incompatible(
                 f"method {method} needs a network with {', '.join(sorted(lacking))}, "
-                f"{name} has {', '.join(sorted(network.features)) or 'none'}"
+                f"{name} has {', '.join(sorted(network.features)) or 'none'}; give "
+                f"--source-set network=NAME, one of {others or 'a plug-in of yours'}"
             )
+
+
+def _networks_with(features: frozenset[str]) -> list[str]:
+    """Built-in networks with these features whatever their fields are."""
+    names = [name for name in registry.names("networks") if registry.is_ours("networks", name)]
+    declared = {name: registry.load("networks", name).features for name in names}
+    return [n for n, has in declared.items() if isinstance(has, frozenset) and features <= has]
 
 
 def check_order(chain: Chain, protocols: Sequence[str]) -> None:

@@ -342,6 +342,19 @@ def test_only_the_first_run_of_a_source_pays_for_its_training(mini, finished, ma
     assert sweep.forecast(2) == "5 to run; 5 take about 90 s (45 s with 2 jobs)"
 
 
+def test_bases_and_chains_share_stages(tmp_path):
+    """A base is adapted once for its own row and for APL on top of it."""
+    base = RunRequest(out=tmp_path, device="cpu")
+    sweep = plan("apl", base, seeds=1, progress=QUIET)
+    stages = {stage.key for one in sweep.planned for stage in one.run.final.order}
+    rows = len(sweep.planned)
+    assert sweep.sharing().startswith(f"{rows} runs of {len(stages)} stages, each made once (")
+    chains = [one.run for one in sweep.planned if one.job.method.endswith("+apl")]
+    bases = {one.run.final.key for one in sweep.planned if "+" not in one.job.method}
+    assert len(chains) == 8
+    assert all(run.links[0].key in bases for run in chains)
+
+
 def counts(text):
     return json.loads(text)["counts"]
 
