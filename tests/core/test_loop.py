@@ -314,3 +314,37 @@ def test_settings_are_ordered_by_what_they_ask_for():
         Needs(target_labels=True, source_data=True),
     )
     assert [needs.setting for needs in asked] == list(SETTINGS)
+
+
+def test_a_network_of_the_methods_own_runs_where_and_how_the_model_does():
+    from sfdabench.core.precision import Lowered
+
+    class Judge(Lowered):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(1, 1, 1)
+
+        def forward(self, maps):
+            return self.run(self.layer, maps)
+
+    made = context(Needs())
+    made.start_model = torch.nn.Conv2d(1, 1, 1)
+    made.start_model.precision = "bfloat16"
+    pair = made.place(torch.nn.ModuleList([Judge()]))
+    assert pair[0].precision == "bfloat16"
+    maps = torch.rand(1, 1, 4, 4)
+    verdict = pair[0](maps)
+    assert verdict.dtype == torch.float32
+    exact = torch.nn.functional.conv2d(maps, pair[0].layer.weight, pair[0].layer.bias)
+    assert 0 < (verdict - exact).abs().max() < 0.02
+    made.start_model.precision = "float32"
+    assert torch.equal(made.place(pair)[0](maps), exact)
+
+
+def test_four_images_of_each_kind_are_shown():
+    made = context(Needs())
+    made.show(source=torch.rand(9, 1, 2, 2, requires_grad=True), target=torch.rand(2, 1, 2, 2))
+    assert {kind: len(images) for kind, images in made.pictures.items()} == {
+        **{"source": 4, "target": 2}
+    }
+    assert not made.pictures["source"].requires_grad

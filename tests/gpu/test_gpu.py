@@ -1,11 +1,13 @@
 """Training, adaptation, resume and agreement with the CPU, on CUDA."""
 
 import copy
+import json
 
 import pytest
 import torch
 
 from sfdabench.core import registry
+from sfdabench.core.errors import Incompatible
 from sfdabench.core.progress import Progress
 from sfdabench.core.seeding import seed_all
 from sfdabench.models.segmenter import Segmenter
@@ -158,3 +160,15 @@ def test_out_of_memory_names_the_field_to_lower(tmp_path, monkeypatch):
 def test_lower_precision_is_recorded(tmp_path, precision):
     record = go(plan(tmp_path, "cuda", "adabn", precision=precision))
     assert record.precision == precision
+
+
+@pytest.mark.parametrize("name", registry.names("methods"))
+def test_every_method_adapts(tmp_path, name):
+    """At its smoke values, on the small task, under deterministic algorithms."""
+    entry = registry.load("methods", name)
+    settings = [f"{field}={json.dumps(value)}" for field, value in entry.smoke.items()]
+    try:
+        run = plan(tmp_path, "cuda", name, settings=settings)
+    except Incompatible as error:
+        pytest.skip(str(error))
+    go(run)

@@ -1,5 +1,6 @@
 """Methods that play against a discriminator (methods-compared.md §0.3, 1 and 2)."""
 
+import dataclasses
 import itertools
 import math
 
@@ -12,6 +13,8 @@ from sfdabench.core.checkpoint import read
 from sfdabench.core.head import SIGMOID, SOFTMAX
 from sfdabench.methods.adaoutput import AdaOutput
 from sfdabench.methods.advent import AdvEnt
+from sfdabench.methods.beal import BEAL
+from sfdabench.methods.seat import SEAT
 from sfdabench.models.discriminators import OutputDiscriminator
 from sfdabench.primitives import adversarial
 from sfdabench.primitives.losses import supervised_loss
@@ -135,14 +138,26 @@ def test_with_weight_0_it_is_source_training_with_target_forward_passes(entry, t
         assert torch.equal(value, played.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("entry", [AdvEnt, AdaOutput])
+@pytest.mark.parametrize("entry", [AdvEnt, AdaOutput, BEAL, SEAT])
+def test_with_weight_0_no_judge_leaves_a_trace(entry, tmp_path):
+    """Bit for bit, however fast the judges learn."""
+    weights = {f.name: 0.0 for f in dataclasses.fields(entry) if "adversarial" in f.name}
+    fields = entry.smoke | weights
+    states = [
+        attempt(entry(**fields | {"judge_rate": rate}), Toy(), tmp_path / str(rate)).fingerprint
+        for rate in (1e-3, 1.0)
+    ]
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("entry", [AdvEnt, AdaOutput, BEAL, SEAT])
 def test_a_target_that_is_the_source_is_not_harmed(entry, tmp_path, monkeypatch):
     """Where there is nothing to tell apart, the game must not cost what the source taught."""
     real = toy.draw
     monkeypatch.setattr(
         toy, "draw", lambda of, domain, *more, **named: real(of, "source", *more, **named)
     )
-    fields = entry.phantom | {"epochs": 10, "width": 4}
+    fields = entry.phantom | {"epochs": 10, "batch_size": 4, "width": 4}
     done = attempt(entry(**fields), Toy(), tmp_path)
     _, labels = real(Toy(), "source", 9, foreground=True)
     truth = torch.as_tensor(labels)[:, None] >= torch.tensor([2, 1]).view(1, 2, 1, 1)
