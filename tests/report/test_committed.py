@@ -53,7 +53,9 @@ def test_committed_records_make_curves(folder):
     tasks = {record.task for record in records.read_all(folder)[0]}
     assert tasks
     for task in sorted(tasks):
-        compared = runs.compare(folder, task).only([])
+        compared = runs.compare(folder, task)
+        labels = [variant.label for variant in compared.variants]
+        compared = compared.only(labels[:25])  # a figure tells no more apart
         assert curves.draw(compared, "strict", "t").axes[0].lines
 
 
