@@ -26,6 +26,12 @@ OUT = Path(__file__).parent / "methods"
 PROTOCOL = "strict"
 
 
+def first_sentence(text: str) -> str:
+    """What stands before the first full stop that ends a sentence, in one line."""
+    words = " ".join(inspect.cleandoc(text).partition("\n\n")[0].split())
+    return words.partition(". ")[0].rstrip(".") + "."
+
+
 def comparisons(results: Path) -> tuple[list[runs.Comparison], list[str]]:
     """One a task with finished runs and their unadapted scores; a line on what is left out."""
     found, problems = [], []
@@ -149,7 +155,7 @@ def index() -> str:
     lines += ["| method | setting | what it is |", "|---|---|---|"]
     for name in registry.names("methods"):
         entry: type[Method] = registry.load("methods", name)
-        title = (entry.__doc__ or "").splitlines()[0]
+        title = first_sentence(entry.__doc__ or "")
         lines.append(f"| [{name}]({name}.md) | {entry().needs.setting} | {title} |")
     return "\n".join(lines) + "\n"
 
