@@ -289,6 +289,11 @@ def changed_network(statement):
     }
 
 
+BLURRED = """module = BoundaryUNet(channels, outputs, widths)
+        plain = module.boundary
+        module.boundary = lambda images: tuple(maps / 2 for maps in plain(images))
+        return module"""
+
 NETWORKS = {
     "one output too many": Break(
         "unet_dual",
@@ -334,6 +339,11 @@ NETWORKS = {
         "unet_dual",
         "heads_are_the_two_classifiers_on_the_two_features",
         changed_network("module.classify_auxiliary = lambda low, size: module.heads(low)[1]"),
+    ),
+    "boundary beside other logits": Break(
+        "unet_boundary",
+        "masks_beside_a_boundary_are_its_logits",
+        {"return BoundaryUNet(channels, outputs, widths)": BLURRED},
     ),
 }
 
