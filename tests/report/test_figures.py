@@ -738,7 +738,7 @@ def test_unknown_figures_and_flags_without_meaning_are_refused(put, draw):
 def test_every_entry_can_be_drawn_by_its_kind():
     entries, problems = catalogue.figures()
     assert problems == []
-    assert len(entries) == 10
+    assert len(entries) == 11
     for entry in entries.values():
         assert entry.kind in plotting.ALLOWED
         assert entry.kind == "bars" or entry.kind in plotting.DRAWN
