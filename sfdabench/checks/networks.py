@@ -54,7 +54,7 @@ def check_every_parameter_is_trained(entry: type[Network]) -> Iterator[str]:
 
 def check_features_are_what_it_declares(entry: type[Network]) -> Iterator[str]:
     """Methods are matched to networks by these names."""
-    module = _build(entry)
+    module, declared = _build(entry), entry().features
     has = {
         "auxiliary": all(hasattr(module, n) for n in ("heads", "features", "classify_auxiliary")),
         "boundary": hasattr(module, "boundary"),
@@ -65,11 +65,11 @@ def check_features_are_what_it_declares(entry: type[Network]) -> Iterator[str]:
         "penultimate": hasattr(module, "penultimate") and hasattr(module, "classify"),
     }
     for name, there in has.items():
-        if there and name not in entry().features:
+        if there and name not in declared:
             yield f"has {name} and does not declare it"
-        if not there and name in entry().features:
+        if not there and name in declared:
             yield f"declares {name} and does not have it"
-    if unknown := entry().features - has.keys():
+    if unknown := declared - has.keys():
         yield f"declares features that no method can ask for: {sorted(unknown)}"
 
 

@@ -90,11 +90,12 @@ class BEAL(Method):
             torch.nn.ModuleList(OutputDiscriminator(k, self.width, **kind) for k in channels)
         )
         weights = [self.adversarial_weight] * len(judges)
+        branch: nn.Module = torch.nn.ModuleList()
         predict: Any = model.boundary
         if self.branch == "own":
-            predict = context.place(with_branch(model, context.target.shape))
-        learners = torch.nn.ModuleList([model, *([predict] if self.branch == "own" else [])])
-        optimiser = torch.optim.Adam(learners.parameters(), self.learning_rate, betas=(0.9, 0.99))
+            predict = branch = context.place(with_branch(model, context.target.shape))
+        learners = [*model.parameters(), *branch.parameters()]
+        optimiser = torch.optim.Adam(learners, self.learning_rate, betas=(0.9, 0.99))
         judge_optimiser = torch.optim.SGD(
             judges.parameters(), self.judge_rate, self.judge_momentum, weight_decay=5e-4
         )
@@ -108,10 +109,11 @@ class BEAL(Method):
             return [-q * (q + 1e-7).log()] * self.entropy + [edges.sigmoid()] * self.boundary
 
         loop: dict[str, Any] = {"optimiser": optimiser, "schedule": schedule, "judges": judges}
-        loop["learners"] = learners
+        loop["branch"] = branch
         view = SOURCE[context.augmentation]
         for _ in context.epochs(self.epochs, deploy=model, judge_optimiser=judge_optimiser, **loop):
-            learners.train()
+            model.train()
+            branch.train()
             target = context.target.endless(self.batch_size, augmented=unlabelled(view))
             for images, masks in context.source.pairs(self.batch_size, view):
                 optimiser.zero_grad()

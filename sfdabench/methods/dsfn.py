@@ -83,11 +83,11 @@ class DSFN(Method):
         judge = OutputDiscriminator(head.outputs(len(context.classes)), self.width)
         output = context.place(torch.nn.ModuleList([judge]))
         model = context.model()
-        deploy = {
-            "mean": lambda: Averaged(model, pair.to_source, head),
-            "target": lambda: model,
-            "translated": lambda: Normalised(model, pair.to_source),
-        }[self.fuse]()
+        deploy = model
+        if self.fuse == "mean":
+            deploy = Averaged(model, pair.to_source, head)
+        elif self.fuse == "translated":
+            deploy = Normalised(model, pair.to_source)
         players = Players(pair, self.learning_rate, self.epochs, others=[model], judges=output)
         for _ in context.epochs(self.epochs, deploy=deploy, output=output, **players.state):
             model.train()

@@ -97,8 +97,7 @@ class SIFA(Method):
         shape |= {"width": self.width, "blocks": self.blocks}
         shape |= {"decoder_width": self.decoder_width, "judge_width": self.judge_width}
         outputs = head.outputs(len(context.classes))
-        nets = Bidirectional(model, context.source, context.target, outputs, **shape)
-        context.place(nets)
+        nets = context.place(Bidirectional(model, context.source, context.target, outputs, **shape))
 
         def of_labels(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
             if self.task == "source":

@@ -90,13 +90,12 @@ class SRDA(Method):
             for batch in context.target.batches(self.batch_size, plain=identity):
                 logits = model(batch.plain)
                 p = outcomes(logits, context.head)
-                ratio, wanted = predicted_ratio(p), known
+                ratio, wanted = predicted_ratio(p), known[None]
                 if predictor is not None:
                     sizes = predictor.sizes(batch.plain)
                     wanted = outcomes(sizes, context.head)[..., 0, 0]
                 if self.over == "batch":
-                    ratio = ratio.mean(dim=0, keepdim=True)
-                    wanted = wanted.mean(dim=0, keepdim=True) if predictor is not None else wanted
+                    ratio, wanted = (r.mean(dim=0, keepdim=True) for r in (ratio, wanted))
                 entropy = weighted_entropy(p, nu)
                 divergence = ratio_divergence(ratio, wanted, self.divergence)
                 context.log(entropy=entropy, divergence=divergence)

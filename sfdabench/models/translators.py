@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +42,7 @@ class ResnetGenerator(Lowered):
         self.skip = skip
         reflect = not sifa
 
-        def norm(outs: int) -> list[nn.Module]:
-            eps = 1e-6 if sifa else 1e-5
-            return [nn.InstanceNorm2d(outs, eps=eps, affine=sifa), nn.ReLU(inplace=True)]
-
+        norm = partial(_norm_relu, sifa=sifa)
         self.layers = nn.Sequential(
             *(_Convolution(channels, width, 7, reflect), *norm(width)),
             *(nn.Conv2d(width, 2 * width, 3, 2, 1), *norm(2 * width)),
@@ -218,5 +216,6 @@ def _repeat_edge(maps: Tensor, count: int, dim: int) -> Tensor:
     return torch.cat((maps, *(last,) * count), dim)
 
 
-def _norm_relu(width: int) -> list[nn.Module]:
-    return [nn.InstanceNorm2d(width, eps=1e-6, affine=True), nn.ReLU(inplace=True)]
+def _norm_relu(width: int, *, sifa: bool = True) -> list[nn.Module]:
+    eps = 1e-6 if sifa else 1e-5
+    return [nn.InstanceNorm2d(width, eps=eps, affine=sifa), nn.ReLU(inplace=True)]

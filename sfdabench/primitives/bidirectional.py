@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfdabench.core.context import SHOWN
 from sfdabench.core.streams import Stream
 from sfdabench.models.discriminators import PatchDiscriminator
 from sfdabench.models.translators import ImageDecoder, Translator
 from sfdabench.primitives.adversarial import frozen, lsgan
-from sfdabench.primitives.translation import FAKE, REAL, gap
-from sfdabench.primitives.views import identity
+from sfdabench.primitives.translation import FAKE, REAL, a_few, gap
 
 Maps = tuple[Tensor, ...]  # logits (B, K, H, W) of the main head, and of the low one if there is
 
@@ -144,11 +142,9 @@ class Bidirectional(nn.Module):
     @torch.no_grad()
     def examples(self, model: nn.Module, source: Stream, target: Stream) -> dict[str, Tensor]:
         """A few images of each domain and their translations, by kind, in -1..1; in eval mode."""
-        model.eval(), self.eval()
-        images = [
-            next(stream.batches(SHOWN, plain=identity)).plain  # shuffled: planes of several bodies
-            for stream in (source, target)
-        ]
+        model.eval()
+        self.eval()
+        images = a_few(source, target)
         drawn, (s, t) = self.draw(model, *images), self.units(*images)
         return {
             "source": s,

@@ -178,14 +178,15 @@ def judge_losses(
     }
 
 
+def a_few(*streams: Stream) -> list[Tensor]:
+    """SHOWN images of each stream as they are, shuffled: planes of several bodies."""
+    return [next(stream.batches(SHOWN, plain=identity)).plain for stream in streams]
+
+
 @torch.no_grad()
 def examples(pair: CyclePair, source: Stream, target: Stream) -> dict[str, Tensor]:
     """A few images of each domain and their translations, by kind, all in -1..1."""
-    images = [
-        next(stream.batches(SHOWN, plain=identity)).plain  # shuffled: planes of several bodies
-        for stream in (source, target)
-    ]
-    s, t = pair.units(*images)
+    s, t = pair.units(*a_few(source, target))
     return {
         "source": s,
         "source_as_target": pair.to_target.generator(s),

@@ -125,7 +125,7 @@ def check_fit(chain: Chain, task: str, head: Head, name: str, network: Network) 
             raise Incompatible(
                 f"method {method} needs a network with {', '.join(sorted(lacking))}, "
                 f"{name} has {', '.join(sorted(network.features)) or 'none'}; give "
-                f"--source-set network=NAME, one of {others or 'a plug-in of yours'}"
+                f"--source-set network=NAME, such as {others or 'a plug-in of yours'}"
             )
 
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from by_hand.harm import dice_on_the_source
 
-from sfdabench.checks import toy
 from sfdabench.checks.toy import Toy, attempt
 from sfdabench.core.checkpoint import read
 from sfdabench.core.head import SIGMOID, SOFTMAX
@@ -153,19 +153,7 @@ def test_with_weight_0_no_judge_leaves_a_trace(entry, tmp_path):
 @pytest.mark.parametrize("entry", [AdvEnt, AdaOutput, BEAL, SEAT])
 def test_a_target_that_is_the_source_is_not_harmed(entry, tmp_path, monkeypatch):
     """Where there is nothing to tell apart, the game must not cost what the source taught."""
-    real = toy.draw
-    monkeypatch.setattr(
-        toy, "draw", lambda of, domain, *more, **named: real(of, "source", *more, **named)
-    )
     fields = entry.phantom | {"epochs": 10, "batch_size": 4, "width": 4}
-    done = attempt(entry(**fields), Toy(), tmp_path)
-    _, labels = real(Toy(), "source", 9, foreground=True)
-    truth = torch.as_tensor(labels)[:, None] >= torch.tensor([2, 1]).view(1, 2, 1, 1)
-
-    def dice(masks):
-        return float(2 * (masks & truth).sum() / (masks.sum() + truth.sum()))
-
-    after = dice(done.prediction > 0.5)
-    before = dice(toy.predict(done.start, Toy()) > 0.5)
+    before, after = dice_on_the_source(entry(**fields), tmp_path, monkeypatch)
     assert after > before - 0.03
     assert len(read(tmp_path / "stage-0.safetensors")["curves"]["judging"]) == 10

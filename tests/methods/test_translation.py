@@ -1,11 +1,11 @@
 """Translators, their judges and the methods that train them (methods-compared.md §8 to 11, 13)."""
 
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
+from by_hand.harm import dice_on_the_source
 
 from sfdabench.checks import toy
 from sfdabench.checks.toy import CPU, Toy, attempt
@@ -357,20 +357,8 @@ def test_standardised_volumes_are_translated_in_their_own_ranges(entry, tmp_path
 @pytest.mark.parametrize("entry", TRANSLATING)
 def test_a_target_that_is_the_source_is_not_harmed(entry, tmp_path, monkeypatch):
     """With nothing to translate, what the source taught must stay."""
-    real = toy.draw
-    monkeypatch.setattr(
-        toy, "draw", lambda of, domain, *more, **named: real(of, "source", *more, **named)
-    )
-    fields = copy.copy(dict(entry.phantom)) | {"width": 4, "blocks": 1}
+    fields = dict(entry.phantom) | {"width": 4, "blocks": 1}
     if entry is SIFA:
         fields |= {"epochs": 12}
-    done = attempt(entry(**fields), Toy(), tmp_path)
-    _, labels = real(Toy(), "source", 9, foreground=True)
-    truth = torch.as_tensor(labels)[:, None] >= torch.tensor([2, 1]).view(1, 2, 1, 1)
-
-    def dice(masks):
-        return float(2 * (masks & truth).sum() / (masks.sum() + truth.sum()))
-
-    after = dice(done.prediction > 0.5)
-    before = dice(toy.predict(done.start, Toy()) > 0.5)
+    before, after = dice_on_the_source(entry(**fields), tmp_path, monkeypatch)
     assert after > before - 0.05

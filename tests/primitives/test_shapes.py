@@ -55,13 +55,13 @@ def test_squares_come_from_the_same_map_and_move_all_channels_together():
     assert torch.equal(masks, torch.arange(2 * 3 * 40 * 30.0).view(2, 3, 40, 30))
 
 
-@pytest.mark.parametrize(("share", "pixels"), [(0.0, 4), (0.1, 64), (0.9, 1600)])
+@pytest.mark.parametrize(("share", "pixels"), [(0.0, 4), (0.1, 64), (0.9, 0)])
 def test_sides_of_squares(share, pixels):
-    """Twice the half-width, at least a pixel of it, at most the image."""
+    """Twice the half-width, at least a pixel of it; at most the image, which changes nothing."""
     torch.manual_seed(0)
     masks = torch.rand(1, 1, 40, 40)
     changed = max(int((jigsaw(masks, 1, share, share) != masks).sum()) for _ in range(20))
-    assert changed == (0 if pixels == 1600 else pixels)
+    assert changed == pixels
 
 
 def test_soft_dice_of_each_channel():
